@@ -1,0 +1,209 @@
+"""Turns gin files, bindings and imports into a configuration, and back.
+
+Beside `registry` and `main` this is the only module that knows gin.
+"""
+
+import importlib
+import importlib.metadata
+import inspect
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+import gin
+
+from framework.errors import UserError
+from framework.registry import MODES, all_names, nearest
+
+ENTRY_POINTS = "framework.tasks"
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+# A checkout has gin files beside the package, a wheel inside.
+_SHIPPED = (
+    os.path.join(os.path.dirname(_PACKAGE), "gin"),
+    os.path.join(_PACKAGE, "configs"),
+)
+# What registers the names that every gin file may use.
+_OWN_MODULES = (
+    "framework.data.folder",
+    "framework.data.tfds",
+    "framework.data.pipeline",
+    "framework.model.classifier",
+    "framework.training.optimizers",
+    "framework.training.early_stopping",
+    "framework.modes",
+)
+
+
+def find_gin_file(name: str) -> str:
+    """The path of a gin file: as it is, or one that is shipped with us.
+
+    `gin/base.gin` and `base.gin` are found from any working directory, so
+    that one's own gin file can include them.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if os.path.isfile(name):
+        return name
+    bare = re.sub(r"^(\./)?gin/", "", name)
+    for folder in _SHIPPED:
+        path = os.path.join(folder, bare)
+        if os.path.isfile(path):
+            return path
+    shipped = [
+        f"gin/{entry}"
+        for folder in _SHIPPED
+        if os.path.isdir(folder)
+        for entry in sorted(os.listdir(folder))
+        if entry.endswith(".gin")
+    ]
+    raise UserError(
+        f"There is no gin file {name!r}, neither in {os.getcwd()} nor among "
+        f"those shipped: {', '.join(shipped)}. {nearest(name, shipped)}"
+    )
+
+
+def _is_gin_file(name: str) -> bool:
+    try:
+        find_gin_file(name)
+    except UserError:
+        return False
+    return True
+
+
+def _open_gin_file(name: str):
+    return open(find_gin_file(name), encoding="utf-8")  # noqa: SIM115
+
+
+gin.config.register_file_reader(_open_gin_file, _is_gin_file)
+
+
+class Configuration:
+    """What one run was asked to do.
+
+    Attributes:
+        name: of the gin file, without folder and ending; names the run.
+        asked: the text of everything that was given, for `config.gin`.
+    """
+
+    def __init__(
+        self,
+        gin_file: str,
+        bindings: Sequence[str] = (),
+        imports: Sequence[str] = (),
+    ):
+        """Imports plug-ins, then parses; replaces any configuration before.
+
+        Args:
+            gin_file: path, or the name of a shipped one.
+            bindings: gin lines that override it ("train.epochs = 3").
+            imports: modules that register tasks or parts.
+
+        Raises:
+            UserError: with gin's own account of what is wrong, and where.
+        """
+        path = find_gin_file(gin_file)
+        self.name = os.path.splitext(os.path.basename(path))[0]
+        self._imports = list(imports)
+        for module in _OWN_MODULES:
+            importlib.import_module(module)
+        # `python -m` has it already; a console script has not, and tasks in
+        # the working directory are to be found by both.
+        if os.getcwd() not in sys.path and "" not in sys.path:
+            sys.path.insert(0, os.getcwd())
+        for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+            _import(point.module, f"the entry point {point.name!r}")
+            self._imports.append(point.module)
+        for module in imports:
+            _import(module, "--import")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        self.asked = "\n".join(
+            [text.rstrip("\n"), *(f"import {m}" for m in imports), *bindings]
+        )
+        self.asked += "\n"
+        gin.clear_config()
+        try:
+            gin.parse_config_files_and_bindings(
+                [path], list(bindings), finalize_config=True
+            )
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(_explain(error, gin_file)) from error
+
+    def call(self, mode: str, **arguments):
+        """Calls a mode with what the configuration binds.
+
+        Raises:
+            UserError: a required argument is not bound.
+        """
+        try:
+            return MODES[mode](**arguments)
+        except UserError as error:
+            # Without gin's account of the functions it came through.
+            raise UserError(error.message) from error
+        except TypeError as error:
+            missing = re.search(
+                r"No values supplied by Gin or caller for arguments: \[(.*?)\]"
+                r".*?In call to configurable '([^']+)'",
+                str(error),
+                re.DOTALL,
+            )
+            if not missing:
+                raise
+            names = [
+                f"{missing.group(2)}.{name.strip()[1:-1]}"
+                for name in missing.group(1).split(",")
+            ]
+            raise UserError(
+                f"The configuration leaves open: {', '.join(names)}. Bind "
+                "it in the gin file or with --gin_param (see gin/smoke.gin "
+                "for an example of each)."
+            ) from error
+
+    def operative(self) -> str:
+        """The configuration as used, with the imports it needs to replay."""
+        text = gin.operative_config_str()
+        # gin writes down what the gin files imported; a module that a flag or
+        # an entry point imported would be missing when the run is repeated.
+        lines = [
+            f"import {module}"
+            for module in dict.fromkeys(self._imports)
+            if not re.search(rf"^import {re.escape(module)}$", text, re.M)
+        ]
+        return "\n".join([*lines, text])
+
+
+def _import(module: str, whence: str) -> None:
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{whence} names the module {module!r}, which can't be imported: "
+            f"{error}. Expected a module in the working directory "
+            f"({os.getcwd()}) or in an installed package."
+        ) from error
+
+
+def _explain(error: Exception, gin_file: str) -> str:
+    message = " ".join(str(error).split())
+    known = all_names()
+    hint = ""
+    name = re.search(
+        r"No configurable matching (?:reference )?'@?([^'(]+)", message
+    )
+    parameter = re.search(
+        r"'([^']+)' doesn't have a parameter named '([^']+)'", message
+    )
+    if name:
+        hint = nearest(name.group(1), known)
+    elif parameter and parameter.group(1) in known:
+        signature = inspect.signature(known[parameter.group(1)])
+        hint = (
+            f"{nearest(parameter.group(2), signature.parameters)} Its "
+            f"parameters: {', '.join(signature.parameters)}."
+        )
+    hint = f" {hint}" if hint else ""
+    return f"{gin_file}: {message}{hint}"

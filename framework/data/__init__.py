@@ -1,0 +1,1 @@
+"""Turns sources of images into batches of uint8 pixels."""

@@ -1,0 +1,194 @@
+"""Turns wherever images lie into examples that a pipeline can address.
+
+An example is an image (encoded bytes, or uint8 pixels `[H, W, C]`), a label
+(an index into the source's class names) and an id that stays the same from
+run to run. Nothing here decodes.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from framework.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class IndexedExamples:
+    """Examples of which any one can be read at once, by its row.
+
+    Attributes:
+        ids: `[N]` strings, one an example, stable between runs.
+        labels: `[N]` int64, indices into the source's class names.
+        rows: `[N]` int64, what `read` is given for each example.
+        read: maps a scalar int64 tensor, a row, to the image: a scalar string
+            of encoded bytes, or uint8 `[H, W, C]`. Runs inside `tf.data`.
+    """
+
+    ids: np.ndarray
+    labels: np.ndarray
+    rows: np.ndarray
+    read: Callable[[tf.Tensor], tf.Tensor]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, indices: np.ndarray) -> "IndexedExamples":
+        """The examples at `indices`, in that order."""
+        return dataclasses.replace(
+            self,
+            ids=self.ids[indices],
+            labels=self.labels[indices],
+            rows=self.rows[indices],
+        )
+
+    def cut(
+        self, fraction: float, seed: int
+    ) -> tuple["IndexedExamples", "IndexedExamples"]:
+        """Splits off `fraction` of every class; returns (rest, part).
+
+        Which examples go depends on their ids and the seed alone, so that a
+        picture more or less in a folder moves no other picture to the other
+        side (but for the one at the edge).
+        """
+        rank = np.array([_hash(seed, i) for i in self.ids], np.uint64)
+        in_part = np.zeros(len(self), bool)
+        for label in np.unique(self.labels):
+            (members,) = np.nonzero(self.labels == label)
+            members = members[np.argsort(rank[members], kind="stable")]
+            # At least one on both sides, where the class has two examples.
+            count = int(np.ceil(fraction * len(members) - 1e-9))
+            count = min(count, len(members) - 1)
+            in_part[members[:count]] = True
+        (rest,), (part,) = np.nonzero(~in_part), np.nonzero(in_part)
+        return self.select(rest), self.select(part)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StreamedExamples:
+    """Examples too large to index, read from shards in sequence.
+
+    Attributes:
+        size: their number.
+        stream: maps a scalar int64 tensor (the seed of an epoch's order; -1
+            for the order on disk) to a `tf.data.Dataset` of all of them, each
+            `{"image": encoded scalar string, "label": int64, "id": string}`.
+        slice: maps two fractions of the whole, (begin, end), to those
+            examples.
+        window: how many examples the shuffle looks ahead; the order is that
+            of shuffled shards, mixed within this window.
+    """
+
+    size: int
+    stream: Callable[[tf.Tensor], tf.data.Dataset]
+    slice: Callable[[float, float], "StreamedExamples"]
+    window: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def cut(
+        self, fraction: float, seed: int
+    ) -> tuple["StreamedExamples", "StreamedExamples"]:
+        """Splits off the last `fraction`; returns (rest, part).
+
+        Not stratified and blind to the seed, since labels are not known
+        before reading: TFDS has shuffled what it wrote.
+        """
+        del seed
+        return self.slice(0.0, 1 - fraction), self.slice(1 - fraction, 1.0)
+
+
+Examples = IndexedExamples | StreamedExamples
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """Images with labels, in the splits they come in.
+
+    Attributes:
+        name: what to call it in reports, with its version where it has one.
+        class_names: the classes in the order of their labels; the only place
+            they are taken from.
+        splits: the examples by split: "train", and "validation" and "test"
+            where the source itself tells them apart.
+        notes: remarks for the user (stray files and the like).
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    splits: Mapping[str, Examples]
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if len(self.class_names) < 2:
+            raise UserError(
+                f"{self.name} has {len(self.class_names)} classes "
+                f"({', '.join(self.class_names)}); a classifier needs at "
+                "least 2."
+            )
+
+
+def array_source(
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+    test_images: np.ndarray | None = None,
+    test_labels: np.ndarray | None = None,
+    name: str = "arrays",
+) -> Source:
+    """Arrays in memory as a source.
+
+    Args:
+        images: uint8 `[N, H, W, C]`, C = 1 or 3.
+        labels: integers `[N]`, indices into `class_names`.
+        class_names: the classes in the order of their labels.
+        test_images: the same for a test split, if there is one.
+        test_labels: the same for a test split, if there is one.
+        name: what to call it in reports.
+
+    Raises:
+        UserError: shapes, dtypes or labels do not fit together.
+    """
+    splits = {"train": _array_examples(images, labels, class_names, "train")}
+    if test_images is not None:
+        splits["test"] = _array_examples(
+            test_images, test_labels, class_names, "test"
+        )
+    return Source(name, tuple(class_names), splits)
+
+
+def _array_examples(
+    images: Any, labels: Any, class_names: tuple[str, ...], split: str
+) -> IndexedExamples:
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise UserError(
+            f"The {split} images are {images.dtype} {list(images.shape)}; "
+            "expected uint8 [N, H, W, C] with pixels 0..255."
+        )
+    if labels.shape != images.shape[:1]:
+        raise UserError(
+            f"The {split} labels have shape {list(labels.shape)}; expected "
+            f"one for each of the {len(images)} images."
+        )
+    if not np.isin(labels, np.arange(len(class_names))).all():
+        raise UserError(
+            f"The {split} labels run from {labels.min()} to {labels.max()}; "
+            f"expected 0..{len(class_names) - 1}, indices into {class_names}."
+        )
+    pixels = tf.constant(images)
+    return IndexedExamples(
+        ids=np.array([f"{split}/{i}" for i in range(len(images))], object),
+        labels=labels.astype(np.int64),
+        rows=np.arange(len(images), dtype=np.int64),
+        read=lambda row: tf.gather(pixels, row),
+    )
+
+
+def _hash(seed: int, example_id: Any) -> int:
+    digest = hashlib.blake2b(f"{seed}:{example_id}".encode(), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")

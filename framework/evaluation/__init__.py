@@ -1,0 +1,1 @@
+"""Turns a trained model and a split into figures and pictures."""

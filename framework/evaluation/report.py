@@ -1,0 +1,130 @@
+"""Turns predictions and a history into a table, a plot and a summary."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sklearn.metrics
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from framework.console import say
+from framework.evaluation.predictions import Predictions
+
+
+def stand_in_notice(source: str, reason: str) -> Panel:
+    """A box that cannot be missed."""
+    return Panel(
+        f"The task's own data can't be had here. This run uses [bold]{source}"
+        "[/bold] instead: every figure below is measured on it and says "
+        f"nothing about the real data.\n\n{escape(reason)}",
+        title="STAND-IN DATA",
+        border_style="bold yellow",
+    )
+
+
+def judged_split(splits: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The split that the final figures come from, and how to label it."""
+    if "test" in splits:
+        return "test", "test"
+    if "validation" in splits:
+        return "validation", "validation, used for selection"
+    return None
+
+
+def quality(
+    predictions: Predictions, class_names: Sequence[str]
+) -> dict[str, Any]:
+    """Loss, accuracy, and precision, recall and F1 by class.
+
+    Returns:
+        JSON-able figures; "confusion" has a row a true class and a column a
+        predicted one.
+    """
+    labels = range(len(class_names))
+    precision, recall, f1, support = (
+        sklearn.metrics.precision_recall_fscore_support(
+            predictions.labels,
+            predictions.predicted,
+            labels=labels,
+            zero_division=0,
+        )
+    )
+    return {
+        **predictions.figures(),
+        "examples": len(predictions.labels),
+        "classes": {
+            name: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "examples": int(support[i]),
+            }
+            for i, name in enumerate(class_names)
+        },
+        "confusion": sklearn.metrics.confusion_matrix(
+            predictions.labels, predictions.predicted, labels=labels
+        ).tolist(),
+    }
+
+
+def print_quality(
+    console: Console, figures: Mapping[str, Any], title: str
+) -> None:
+    """Prints what `quality` returned as a table, a class a row."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    for column in ("examples", "precision", "recall", "F1"):
+        table.add_column(column, justify="right")
+    for name, row in figures["classes"].items():
+        table.add_row(
+            escape(name),
+            str(row["examples"]),
+            *(f"{row[key]:.4f}" for key in ("precision", "recall", "f1")),
+        )
+    console.print(table)
+    say(
+        console,
+        f"{title}: accuracy {figures['accuracy']:.4f}, loss "
+        f"{figures['loss']:.4f}, {figures['examples']} examples",
+    )
+
+
+def history_figure(
+    epochs: Sequence[Mapping[str, Any]], best_epoch: int
+) -> Figure:
+    """Draws training against validation, loss and accuracy by epoch.
+
+    Args:
+        epochs: as in `History.epochs`.
+        best_epoch: index of the epoch whose weights were kept.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    numbers = [e["epoch"] for e in epochs]
+    for axes, name in zip(
+        figure.subplots(1, 2), ("loss", "accuracy"), strict=True
+    ):
+        for split, colour in (("train", "C0"), ("validation", "C1")):
+            if split in epochs[0]:
+                axes.plot(
+                    numbers,
+                    [e[split][name] for e in epochs],
+                    "o-",
+                    color=colour,
+                    markersize=4,
+                    label=split,
+                )
+        axes.axvline(
+            epochs[best_epoch]["epoch"],
+            color="grey",
+            linestyle=":",
+            label="weights kept",
+        )
+        axes.set_xlabel("epoch")
+        axes.set_title(name)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure

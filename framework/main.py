@@ -1,0 +1,110 @@
+"""Turns command-line flags into one mode of one configuration.
+
+python -m framework.main --gin_file=gin/rps_softmax.gin
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+
+from absl import app, flags
+
+# Before TensorFlow is imported: its start-up messages are no news to users.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+_GIN_FILE = flags.DEFINE_string(
+    "gin_file", None, "What to run: a path, or the name of a shipped gin file."
+)
+_GIN_PARAM = flags.DEFINE_multi_string(
+    "gin_param",
+    [],
+    'A gin line that overrides the file: --gin_param="train.epochs = 3". '
+    "May be repeated.",
+)
+_IMPORT = flags.DEFINE_multi_string(
+    "import",
+    [],
+    "A module that registers tasks or parts, found in the working directory "
+    "or among the installed packages. May be repeated.",
+)
+_MODE = flags.DEFINE_enum("mode", "train", ["train"], "What to do.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "The run's directory. By default runs/<gin file's name>/<number>.",
+)
+
+
+# What TensorFlow says on every start on a machine without a GPU, whatever the
+# log level.
+_NOISE = (
+    b"absl::InitializeLog()",
+    b"oneDNN custom operations are on",
+    b"Could not find cuda drivers",
+    b"failed call to cuInit",
+)
+
+
+@contextlib.contextmanager
+def _without_start_up_noise():
+    """Passes on what is written to standard error, but for `_NOISE`.
+
+    It comes from C++, so that the file descriptor is what must be redirected.
+    """
+    sys.stderr.flush()
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(original, 2)
+            os.close(original)
+            caught.seek(0)
+            for line in caught:
+                if not any(noise in line for noise in _NOISE):
+                    os.write(2, line)
+
+
+def main(argv: list[str]) -> None:
+    """Runs what the flags say; exits with 2 on a mistake of the user's."""
+    from framework.errors import UserError
+
+    try:
+        if len(argv) > 1:
+            raise UserError(
+                f"Unexpected argument {argv[1]!r}. Expected flags: "
+                "--gin_file=gin/rps_softmax.gin."
+            )
+        if not _GIN_FILE.value:
+            raise UserError(
+                "Nothing to run. Expected --gin_file=gin/rps_softmax.gin or "
+                "another gin file; --help lists the flags."
+            )
+        with _without_start_up_noise():
+            from framework.running import run
+
+        run(
+            _GIN_FILE.value,
+            _GIN_PARAM.value,
+            imports=_IMPORT.value,
+            mode=_MODE.value,
+            workdir=_WORKDIR.value,
+        )
+    except UserError as error:
+        print(f"\nError: {error.message}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+def cli() -> None:
+    """The console script."""
+    app.run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,1 @@
+"""Turns names of backbones, heads and layers into one Keras model."""

@@ -1,0 +1,154 @@
+"""Turns a backbone, a head and augmentation layers into one Keras model.
+
+    uint8 [B, S, S, 3] -> augmentation -> rescaling -> backbone -> head
+
+The model takes pixels 0..255, whatever the backbone wants inside, so that
+nobody who uses it later can rescale wrongly.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import keras
+
+from framework.errors import UserError
+from framework.model.augmentation import place
+from framework.model.backbones import Backbone, split_at
+from framework.model.heads import Head
+from framework.registry import PARTS
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A model, and what training it needs to know beside.
+
+    Attributes:
+        model: uint8 `[B, S, S, 3]`, pixels 0..255, to outputs `[B, units]`.
+            Random only when called with `training=True`.
+        head: how its outputs are judged and read.
+        augmentation_in_pipeline: layers that can't run in the model's graph
+            and are applied to training batches before they reach it.
+        description: sentences on what was built, for the start-up text.
+    """
+
+    model: keras.Model
+    head: Head
+    augmentation_in_pipeline: tuple[keras.layers.Layer, ...]
+    description: tuple[str, ...]
+
+    @property
+    def image_size(self) -> int:
+        """Side S of the images in pixels."""
+        return self.model.input_shape[1]
+
+
+@PARTS.register()
+def classifier(
+    num_classes: int,
+    backbone: Callable[..., Backbone],
+    head: Callable[..., Head],
+    image_size: int | None = None,
+    freeze: str = "none",
+    batch_norm: str = "auto",
+    augmentation: Sequence[keras.layers.Layer] = (),
+) -> Classifier:
+    """Builds the model. Call it inside the strategy's scope.
+
+    Args:
+        num_classes: how many classes the data has.
+        backbone: called with `image_size`; in a gin file `@efficientnet_lite0`.
+        head: called with `num_classes`; in a gin file `@softmax_head`.
+        image_size: side of the images in pixels; the backbone's own default
+            if None.
+        freeze: how much of the backbone keeps its weights: "all", "none", or
+            the name of a layer up to and including which it is frozen
+            ("block4c_add"). The frozen part runs in inference mode.
+        batch_norm: "frozen" keeps the batch normalisations of the backbone's
+            trained part in inference mode, weights and all; "trained" trains
+            them; "auto" freezes them where the backbone is pretrained, since
+            statistics of small batches ruin what was learned
+            (https://keras.io/guides/transfer_learning/).
+        augmentation: layers in order; each runs in the model where it can
+            and in the pipeline where it can't.
+
+    Raises:
+        UserError: the arguments don't fit together.
+    """
+    for name, part in (("backbone", backbone), ("head", head)):
+        if not callable(part):
+            raise UserError(
+                f"classifier.{name} is a {type(part).__name__}, made before "
+                "the strategy's scope. Pass the reference without "
+                f"parentheses: classifier.{name} = @..."
+            )
+    if batch_norm not in ("auto", "frozen", "trained"):
+        raise UserError(
+            f"classifier.batch_norm is {batch_norm!r}; expected 'auto', "
+            "'frozen' or 'trained'."
+        )
+    built = backbone(image_size=image_size)
+    size = built.model.input_shape[1]
+    made_head = head(num_classes)
+    in_model, in_pipeline = place(augmentation)
+
+    inputs = keras.Input((size, size, 3), dtype="uint8", name="image")
+    x = keras.ops.cast(inputs, "float32")  # [B, S, S, 3], 0..255
+    for layer in in_model:
+        x = layer(x)
+    x = built.prepare(x)
+
+    lower, upper = _frozen_and_trained(built.model, freeze)
+    if lower is not None:
+        lower.trainable = False
+        # training=False also in training: a frozen EfficientNet called with
+        # True is random, by its block dropout.
+        x = lower(x, training=False)
+    if upper is not None:
+        frozen_norms = batch_norm == "frozen" or (
+            batch_norm == "auto" and built.pretrained
+        )
+        if frozen_norms:
+            for layer in upper.layers:
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    layer.trainable = False
+        x = upper(x)
+    for layer in made_head.layers:
+        x = layer(x)
+    model = keras.Model(inputs, x, name="classifier")
+
+    return Classifier(
+        model,
+        made_head,
+        in_pipeline,
+        (
+            f"{built.model.name} at {size}x{size} px, input {built.input_range}"
+            f", {'pretrained' if built.pretrained else 'random'} weights, "
+            f"frozen: {freeze}.",
+            *_placement(in_model, "in the model"),
+            *_placement(in_pipeline, "in the pipeline (not able to run in it)"),
+        ),
+    )
+
+
+def _frozen_and_trained(
+    backbone: keras.Model, freeze: str
+) -> tuple[keras.Model | None, keras.Model | None]:
+    if freeze == "all":
+        return backbone, None
+    if freeze == "none":
+        return None, backbone
+    if not isinstance(freeze, str):
+        raise UserError(
+            f"classifier.freeze is {freeze!r}; expected 'all', 'none' or the "
+            "name of a layer."
+        )
+    return split_at(backbone, freeze)
+
+
+def _placement(
+    layers: Sequence[keras.layers.Layer], where: str
+) -> tuple[str, ...]:
+    if not layers:
+        return ()
+    names = ", ".join(type(layer).__name__ for layer in layers)
+    return (f"Augmentation {where}: {names}.",)

@@ -1,0 +1,46 @@
+"""Turns a gin file and a few bindings into a finished run, from Python."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from framework.configuration import Configuration
+from framework.modes import Result
+from framework.run_directory import RunDirectory
+
+
+def run(
+    gin_file: str,
+    bindings: Sequence[str] = (),
+    *,
+    imports: Sequence[str] = (),
+    mode: str = "train",
+    workdir: str | None = None,
+    console: Console | None = None,
+) -> Result:
+    """Does what `python -m framework.main` does, and returns the result.
+
+    Args:
+        gin_file: path of a gin file, or the name of a shipped one
+            ("gin/smoke.gin").
+        bindings: gin lines that override it (["train.epochs = 3"]).
+        imports: modules that register tasks or parts.
+        mode: what to do, a name in `framework.registry.MODES`.
+        workdir: the run's directory; by default the next free number under
+            `runs/<the gin file's name>`.
+        console: where to write; standard output by default.
+
+    Raises:
+        UserError: something in what was asked must be mended.
+    """
+    configuration = Configuration(gin_file, bindings, imports)
+    opened: list[RunDirectory] = []
+
+    def open_run() -> RunDirectory:
+        run_directory = RunDirectory.create(configuration.name, workdir)
+        run_directory.write("config.gin", configuration.asked)
+        run_directory.write("operative.gin", configuration.operative())
+        opened.append(run_directory)
+        return run_directory
+
+    return configuration.call(mode, open_run=open_run, console=console)

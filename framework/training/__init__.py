@@ -1,0 +1,1 @@
+"""Turns a model and batches into a trained model and its history."""

@@ -1,0 +1,90 @@
+"""Turns names in gin files into Keras optimizers and learning rates."""
+
+from collections.abc import Callable
+
+import keras
+
+from framework.errors import UserError
+from framework.registry import CALLBACKS, OPTIMIZERS, SCHEDULES
+
+for _optimizer in (
+    keras.optimizers.SGD,
+    keras.optimizers.RMSprop,
+    keras.optimizers.Adam,
+    keras.optimizers.AdamW,
+    keras.optimizers.Adadelta,
+    keras.optimizers.Adagrad,
+    keras.optimizers.Adamax,
+    keras.optimizers.Adafactor,
+    keras.optimizers.Nadam,
+    keras.optimizers.Lion,
+):
+    OPTIMIZERS.adopt("keras", _optimizer)
+
+for _callback in (
+    keras.callbacks.CSVLogger,
+    keras.callbacks.LambdaCallback,
+    keras.callbacks.ReduceLROnPlateau,
+    keras.callbacks.TerminateOnNaN,
+):
+    CALLBACKS.adopt("keras", _callback)
+
+
+@SCHEDULES.register()
+def warmup_cosine(
+    total_steps: int,
+    peak: float = 1e-3,
+    warmup: float = 0.1,
+    end: float = 0.01,
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Rises linearly to `peak`, then falls along a cosine.
+
+    Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983; the warm-up is
+    that of Goyal et al. 2017, https://arxiv.org/abs/1706.02677.
+
+    Args:
+        total_steps: updates in the whole run.
+        peak: the highest learning rate.
+        warmup: the share of the run in which it rises.
+        end: the last learning rate, as a share of `peak`.
+
+    Raises:
+        UserError: `warmup` is not a share.
+    """
+    if not 0 <= warmup < 1:
+        raise UserError(
+            f"warmup_cosine.warmup is {warmup}; expected 0 <= warmup < 1, a "
+            "share of the run."
+        )
+    rising = round(warmup * total_steps)
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=peak / 100 if rising else peak,
+        decay_steps=max(total_steps - rising, 1),
+        alpha=end,
+        warmup_target=peak if rising else None,
+        warmup_steps=rising,
+    )
+
+
+def make_optimizer(
+    optimizer: Callable[..., keras.optimizers.Optimizer],
+    schedule: Callable[..., object] | None,
+    total_steps: int,
+) -> keras.optimizers.Optimizer:
+    """Makes the optimizer, with the schedule where there is one.
+
+    Call it inside the strategy's scope.
+
+    Raises:
+        UserError: one of them was made already, outside of the scope.
+    """
+    for name, thing in (("optimizer", optimizer), ("schedule", schedule)):
+        if thing is not None and not callable(thing):
+            raise UserError(
+                f"train.{name} is a {type(thing).__name__} made before the "
+                "strategy's scope. Pass the reference without parentheses: "
+                f"train.{name} = @..."
+            )
+    if schedule is None:
+        return optimizer()
+    return optimizer(learning_rate=schedule(total_steps))

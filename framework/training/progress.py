@@ -1,0 +1,105 @@
+"""Turns training's steps and epochs into lines a person reads."""
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from framework.console import say
+from framework.training.trainer import Observer, Plan
+
+
+class ProgressObserver(Observer):
+    """A bar with images/s, time left and figures; lines without a terminal.
+
+    Args:
+        console: where to write.
+        plan: how long training takes.
+        seconds_between_lines: without a terminal, how often to write.
+    """
+
+    def __init__(
+        self, console: Console, plan: Plan, seconds_between_lines: float = 5.0
+    ):
+        self._console = console
+        self._plan = plan
+        self._interval = 0.5 if console.is_terminal else seconds_between_lines
+        self._last_time = time.monotonic()
+        self._last_step = 0
+        self._progress: Progress | None = None
+
+    def on_step(
+        self, epoch: int, step: int, figures: Callable[[], dict[str, float]]
+    ) -> None:
+        now = time.monotonic()
+        if now - self._last_time < self._interval:
+            return
+        rate = (step - self._last_step) / (now - self._last_time)
+        self._last_time, self._last_step = now, step
+        values = figures()
+        text = (
+            f"{rate * self._plan.batch_size:.0f} images/s  "
+            f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.4f}"
+        )
+        first = self._plan.last_step(epoch - 1)
+        last = self._plan.last_step(epoch)
+        if self._console.is_terminal:
+            self._bar(epoch, step - first, last - first, text)
+            return
+        left = (self._plan.total_steps - step) / rate
+        say(
+            self._console,
+            f"epoch {epoch + 1}/{self._plan.epochs}  step {step - first}/"
+            f"{last - first}  {text}  {_clock(left)} left",
+        )
+
+    def _bar(self, epoch: int, done: int, total: int, text: str) -> None:
+        if self._progress is None:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
+                console=self._console,
+                transient=True,
+            )
+            self._progress.start()
+            self._progress.add_task(
+                f"epoch {epoch + 1}/{self._plan.epochs}", total=total, text=""
+            )
+        (task,) = self._progress.task_ids
+        self._progress.update(task, completed=done, text=text)
+
+    def on_epoch(self, figures: dict) -> None:
+        self.close()
+        self._last_time = time.monotonic()
+        self._last_step = figures["step"]
+        parts = [
+            f"epoch {figures['epoch']}/{self._plan.epochs}",
+            f"{figures['seconds']:.0f} s",
+            f"{figures['images_per_second']:.0f} images/s",
+        ]
+        for split in ("train", "validation"):
+            for name, value in figures.get(split, {}).items():
+                parts.append(f"{split} {name} {value:.4f}")
+        say(self._console, "  ".join(parts))
+
+    def close(self) -> None:
+        """Takes the bar away, also when training fails."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
