@@ -30,7 +30,7 @@ _HOMES = {
     "TASKS": "framework.registry",
 }
 
-__all__ = [*_HOMES]  # noqa: PLE0604, PLE0605
+__all__ = [*_HOMES]  # noqa: PLE0604
 
 
 def __getattr__(name: str):

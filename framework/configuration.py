@@ -73,7 +73,7 @@ def _is_gin_file(name: str) -> bool:
 
 
 def _open_gin_file(name: str):
-    return open(find_gin_file(name), encoding="utf-8")  # noqa: SIM115
+    return open(find_gin_file(name), encoding="utf-8")
 
 
 gin.config.register_file_reader(_open_gin_file, _is_gin_file)

@@ -89,7 +89,7 @@ class Pipeline:
                 image_size,
                 batch_size,
             )
-        dataset = apply_in_pipeline(dataset, augmentation, seed)
+        dataset = apply_in_pipeline(dataset, augmentation)
         return dataset.prefetch(tf.data.AUTOTUNE)
 
     def evaluation(

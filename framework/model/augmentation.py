@@ -5,7 +5,8 @@ called with `training=True`. KerasCV's (0.9) ignore `training` and would
 augment in `predict` too; they run in the pipeline, on training batches only.
 """
 
-import functools
+import inspect
+import random
 from collections.abc import Sequence
 
 import keras
@@ -64,8 +65,30 @@ _KERAS_CV_LAYERS = (
     "RandAugment",
 )
 
+
+
+def _random_shear(*args, **kwargs) -> keras.layers.RandomShear:
+    """keras.layers.RandomShear, mended: a saved model of it can be loaded.
+
+    Keras 3.15 writes factors down as (-0.2, 0.2) and refuses to read what is
+    below 0; here they are written as they were given.
+    """
+    layer = keras.layers.RandomShear(*args, **kwargs)
+    given = inspect.signature(keras.layers.RandomShear).bind(*args, **kwargs)
+    factors = {
+        name: given.arguments.get(name, 0.0) for name in ("x_factor", "y_factor")
+    }
+    as_keras_has_it = layer.get_config
+    layer.get_config = lambda: {**as_keras_has_it(), **factors}
+    return layer
+
+
 for _name in _KERAS_LAYERS:
-    if hasattr(keras.layers, _name):  # Some came with later versions.
+    if not hasattr(keras.layers, _name):
+        continue  # It came with a later version.
+    if _name == "RandomShear":
+        AUGMENTATIONS.adopt("keras", _random_shear, _name)
+    else:
         AUGMENTATIONS.adopt("keras", getattr(keras.layers, _name))
 
 
@@ -73,6 +96,11 @@ def _keras_cv_layer(name: str) -> type:
     def make(*args, **kwargs):
         import keras_cv
 
+        # They take TensorFlow's global generator, which must have been set
+        # where operations are to be deterministic. Python's `random` is what
+        # keras.utils.set_random_seed seeds.
+        seed = random.getrandbits(31)
+        tf.random.set_global_generator(tf.random.Generator.from_seed(seed))
         return getattr(keras_cv.layers, name)(*args, **kwargs)
 
     make.__name__ = make.__qualname__ = name
@@ -121,68 +149,33 @@ def place(
 
 
 def apply_in_pipeline(
-    dataset: tf.data.Dataset,
-    layers: Sequence[keras.layers.Layer],
-    seed: int,
+    dataset: tf.data.Dataset, layers: Sequence[keras.layers.Layer]
 ) -> tf.data.Dataset:
-    """Augments batches reproducibly, each as a function of its position.
+    """Augments batches: the same from run to run, given the seed.
+
+    KerasCV draws from operations that keep their state to themselves, so
+    that a run that is continued draws other numbers than one that never
+    stopped.
 
     Args:
-        dataset: batches with "image" uint8 `[B, S, S, 3]`, 0..255, and
-            "position" int64 `[B]`.
+        dataset: batches with "image" uint8 `[B, S, S, 3]`, 0..255.
         layers: KerasCV's.
-        seed: of the run.
 
     Returns:
         The same batches with augmented images, uint8.
     """
     if not layers:
         return dataset
-    restart = [
-        functools.partial(_restart, generator)
-        for generator in _generators(layers)
-    ]
 
-    def augment(batch):
-        fresh = [
-            assign(seed, number, batch["position"][0])
-            for number, assign in enumerate(restart)
-        ]
-        with tf.control_dependencies(fresh):
-            images = tf.cast(batch["image"], tf.float32)
+    def augment(example):
+        image = tf.cast(example["image"], tf.float32)
         for layer in layers:
-            images = layer(images, training=True)
-        images = tf.clip_by_value(tf.round(images), 0, 255)
-        return {**batch, "image": tf.cast(images, tf.uint8)}
+            image = layer(image, training=True)
+        image = tf.clip_by_value(tf.round(image), 0, 255)
+        return {**example, "image": tf.cast(image, tf.uint8)}
 
-    # One batch at a time: the generators are shared, and their state is what
-    # makes a batch's augmentation repeatable.
-    return dataset.map(augment)
-
-
-def _generators(layers: Sequence[keras.layers.Layer]) -> list:
-    """Every generator of random numbers that the layers may draw from."""
-    found = [
-        tf.random.get_global_generator(),
-        keras.src.random.seed_generator.global_seed_generator(),
-    ]
-    for layer in layers:
-        for part in layer._flatten_layers():
-            found.extend(
-                value
-                for value in vars(part).values()
-                if isinstance(
-                    value, (tf.random.Generator, keras.random.SeedGenerator)
-                )
-            )
-    return list({id(generator): generator for generator in found}.values())
-
-
-def _restart(generator, seed: int, number: int, position: tf.Tensor):
-    if isinstance(generator, keras.random.SeedGenerator):
-        variable = generator.state.value
-        state = tf.stack([seed + 7919 * number, position])
-        return variable.assign(tf.cast(state, variable.dtype))
-    # Philox's state: a 128-bit counter and a 64-bit key.
-    state = tf.stack([position, tf.zeros_like(position), seed + 7919 * number])
-    return generator.state.assign(tf.cast(state, tf.int64))
+    batch_size = dataset.element_spec["image"].shape[0]
+    # One picture at a time: in parallel, and KerasCV treats the pictures of a
+    # batch so, which of them draws first is chance.
+    dataset = dataset.unbatch().map(augment)
+    return dataset.batch(batch_size, drop_remainder=True)

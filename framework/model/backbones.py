@@ -262,7 +262,6 @@ def _application(name: str) -> Callable[..., Backbone]:
                     include_top=False,
                     weights="imagenet" if weights == "imagenet" else None,
                     input_shape=(size, size, 3),
-                    name=name.lower(),
                     **arguments,
                 )
             except ValueError as error:
@@ -302,7 +301,7 @@ def _imagenet_or_error(name: str):
     get_file = file_utils.get_file
 
     def probe_first(fname=None, origin=None, cache_subdir="models", **kwargs):
-        folder = os.path.join(keras.config.keras_home(), cache_subdir)
+        folder = os.path.join(file_utils.config.keras_home(), cache_subdir)
         path = os.path.join(folder, fname)
         if not os.path.exists(path) and not network.reachable([origin]):
             raise UserError(

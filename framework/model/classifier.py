@@ -99,10 +99,8 @@ def classifier(
 
     lower, upper = _frozen_and_trained(built.model, freeze)
     if lower is not None:
-        lower.trainable = False
-        # training=False also in training: a frozen EfficientNet called with
-        # True is random, by its block dropout.
-        x = lower(x, training=False)
+        _freeze(lower)
+        x = lower(x)
     if upper is not None:
         frozen_norms = batch_norm == "frozen" or (
             batch_norm == "auto" and built.pretrained
@@ -143,6 +141,21 @@ def _frozen_and_trained(
             "name of a layer."
         )
     return split_at(backbone, freeze)
+
+
+def _freeze(part: keras.Model) -> None:
+    """Fixes weights and makes the part the same function in training.
+
+    Batch normalisation that is not trainable runs in inference mode. Dropout
+    inside (EfficientNet drops whole blocks) must be switched off at its rate:
+    `part(x, training=False)` does not help, since Keras 3.15 overrides it with
+    the argument that the outer model is called with.
+    """
+    part.trainable = False
+    for layer in part.layers:
+        for rate in ("rate", "drop_path_rate"):
+            if hasattr(layer, rate):
+                setattr(layer, rate, 0.0)
 
 
 def _placement(

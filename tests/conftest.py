@@ -1,0 +1,50 @@
+"""What all tests share."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import gin
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from framework.configuration import Configuration
+from framework.data.source import array_source
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Registers everything that ships, as any run does.
+Configuration("gin/base.gin")
+tf.config.experimental.enable_op_determinism()
+
+
+@pytest.fixture(autouse=True)
+def _clean_slate():
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    gin.clear_config()
+    yield
+    gin.clear_config()
+
+
+@pytest.fixture
+def in_tmp(tmp_path, monkeypatch):
+    """Runs the test in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def arrays():
+    """40 pictures, 20x20 and of two classes: dark (0) and bright (1)."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    images = rng.integers(0, 100, (40, 20, 20, 3)) + 150 * labels[
+        :, None, None, None
+    ]
+    return array_source(
+        images.astype(np.uint8), labels, ("dark", "bright"), name="toy"
+    )

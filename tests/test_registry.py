@@ -1,0 +1,77 @@
+import gin
+import keras
+import pytest
+
+from framework.errors import UserError
+from framework.registry import AUGMENTATIONS, BACKBONES, Registry, nearest
+
+
+@pytest.fixture
+def registry():
+    made = Registry("gadget")
+    yield made
+    Registry.instances.remove(made)
+
+
+def test_a_registered_name_is_a_gin_name(registry):
+    @registry.register()
+    def gadget_with_a_knob(knob=1):
+        return knob
+
+    gin.parse_config("gadget_with_a_knob.knob = 5")
+    assert registry["gadget_with_a_knob"]() == 5
+    assert gadget_with_a_knob() == 1, "a direct call ignores bindings"
+    assert "gadget_with_a_knob" in registry
+    assert list(registry) == ["gadget_with_a_knob"]
+
+
+def test_duplicates_raise_and_name_both(registry):
+    def twice():
+        pass
+
+    registry.register("gadget_twice")(twice)
+    with pytest.raises(UserError, match="registered twice: by .*twice and"):
+        registry.register("gadget_twice")(lambda: None)
+
+
+def test_a_name_of_another_kind_is_refused(registry):
+    with pytest.raises(UserError, match="already a gin name"):
+        registry.register("efficientnet_lite0")(lambda: None)
+
+
+def test_unknown_names_list_the_nearest():
+    with pytest.raises(UserError, match=r"Did you mean 'tiny_cnn'"):
+        BACKBONES["tinycnn"]
+    with pytest.raises(UserError, match="Known: .*course_cnn"):
+        BACKBONES["zzz"]
+    assert nearest("zzz", ["abc"]) == ""
+
+
+def test_a_notebook_cell_may_define_its_thing_again(registry):
+    def define(value):
+        def gadget_of_a_notebook():
+            return value
+
+        gadget_of_a_notebook.__module__ = "__main__"
+        return registry.register()(gadget_of_a_notebook)
+
+    define(1)
+    define(2)
+    assert registry["gadget_of_a_notebook"]() == 2
+
+
+def test_adopted_things_stay_what_they_are():
+    gin.parse_config("keras.RandomRotation.factor = 0.25")
+    layer = AUGMENTATIONS["keras.RandomRotation"](fill_mode="nearest")
+    assert type(layer) is keras.layers.RandomRotation
+    assert layer.get_config()["factor"] == (-0.25, 0.25)
+    again = keras.layers.RandomRotation.from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+
+
+def test_names_that_two_libraries_share_are_told_apart():
+    ours = AUGMENTATIONS["keras.RandomShear"]
+    theirs = AUGMENTATIONS["keras_cv.RandomShear"]
+    assert ours is not theirs
+    with pytest.raises(KeyError, match="Ambiguous"):
+        gin.parse_config("x/RandomShear.seed = 1")
