@@ -7,8 +7,6 @@ BIN    := $(VENV)/bin
 GIN    ?= gin/rps_softmax.gin
 ARGS   ?=
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
-
 INSTALLED := $(VENV)/.installed
 
 SOURCES := $(shell find framework tasks -name '*.py')

@@ -8,7 +8,6 @@ import importlib.metadata
 import inspect
 import os
 import re
-import sys
 from collections.abc import Sequence
 
 import gin
@@ -108,10 +107,6 @@ class Configuration:
         self._imports = list(imports)
         for module in _OWN_MODULES:
             importlib.import_module(module)
-        # `python -m` has it already; a console script has not, and tasks in
-        # the working directory are to be found by both.
-        if os.getcwd() not in sys.path and "" not in sys.path:
-            sys.path.insert(0, os.getcwd())
         for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
             _import(point.module, f"the entry point {point.name!r}")
             self._imports.append(point.module)

@@ -8,10 +8,11 @@ import os
 import sys
 import tempfile
 
-from absl import app, flags
+from absl import app, flags, logging
 
 # Before TensorFlow is imported: its start-up messages are no news to users.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# (What really goes wrong is raised.)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _GIN_FILE = flags.DEFINE_string(
     "gin_file", None, "What to run: a path, or the name of a shipped gin file."
@@ -72,6 +73,9 @@ def main(argv: list[str]) -> None:
     """Runs what the flags say; exits with 2 on a mistake of the user's."""
     from framework.errors import UserError
 
+    # TFDS and gin tell absl's log what they do, step by step.
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.ERROR)
     try:
         if len(argv) > 1:
             raise UserError(
@@ -101,10 +105,5 @@ def main(argv: list[str]) -> None:
         sys.exit(130)
 
 
-def cli() -> None:
-    """The console script."""
-    app.run(main)
-
-
 if __name__ == "__main__":
-    cli()
+    app.run(main)

@@ -42,9 +42,10 @@ def arrays():
     """40 pictures, 20x20 and of two classes: dark (0) and bright (1)."""
     rng = np.random.default_rng(0)
     labels = np.arange(40) % 2
-    images = rng.integers(0, 100, (40, 20, 20, 3)) + 150 * labels[
-        :, None, None, None
-    ]
+    images = (
+        rng.integers(0, 100, (40, 20, 20, 3))
+        + 150 * labels[:, None, None, None]
+    )
     return array_source(
         images.astype(np.uint8), labels, ("dark", "bright"), name="toy"
     )

@@ -30,7 +30,7 @@ def test_duplicates_raise_and_name_both(registry):
         pass
 
     registry.register("gadget_twice")(twice)
-    with pytest.raises(UserError, match="registered twice: by .*twice and"):
+    with pytest.raises(UserError, match=r"registered twice: by .*twice and"):
         registry.register("gadget_twice")(lambda: None)
 
 
@@ -42,7 +42,7 @@ def test_a_name_of_another_kind_is_refused(registry):
 def test_unknown_names_list_the_nearest():
     with pytest.raises(UserError, match=r"Did you mean 'tiny_cnn'"):
         BACKBONES["tinycnn"]
-    with pytest.raises(UserError, match="Known: .*course_cnn"):
+    with pytest.raises(UserError, match=r"Known: .*course_cnn"):
         BACKBONES["zzz"]
     assert nearest("zzz", ["abc"]) == ""
 

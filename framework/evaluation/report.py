@@ -6,9 +6,9 @@ from typing import Any
 import sklearn.metrics
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from framework.console import say
 from framework.evaluation.predictions import Predictions
@@ -17,9 +17,11 @@ from framework.evaluation.predictions import Predictions
 def stand_in_notice(source: str, reason: str) -> Panel:
     """A box that cannot be missed."""
     return Panel(
-        f"The task's own data can't be had here. This run uses [bold]{source}"
-        "[/bold] instead: every figure below is measured on it and says "
-        f"nothing about the real data.\n\n{escape(reason)}",
+        Text(
+            f"The task's own data can't be had here. This run uses {source} "
+            "instead: every figure below is measured on it and says nothing "
+            f"about the real data.\n\n{reason}"
+        ),
         title="STAND-IN DATA",
         border_style="bold yellow",
     )
@@ -74,13 +76,14 @@ def print_quality(
     console: Console, figures: Mapping[str, Any], title: str
 ) -> None:
     """Prints what `quality` returned as a table, a class a row."""
-    table = Table(title=title, title_justify="left")
+    # Names are data: as Text they are never read as markup or emoji.
+    table = Table(title=Text(title), title_justify="left")
     table.add_column("class")
     for column in ("examples", "precision", "recall", "F1"):
         table.add_column(column, justify="right")
     for name, row in figures["classes"].items():
         table.add_row(
-            escape(name),
+            Text(name),
             str(row["examples"]),
             *(f"{row[key]:.4f}" for key in ("precision", "recall", "f1")),
         )

@@ -66,7 +66,6 @@ _KERAS_CV_LAYERS = (
 )
 
 
-
 def _random_shear(*args, **kwargs) -> keras.layers.RandomShear:
     """keras.layers.RandomShear, mended: a saved model of it can be loaded.
 
@@ -76,7 +75,8 @@ def _random_shear(*args, **kwargs) -> keras.layers.RandomShear:
     layer = keras.layers.RandomShear(*args, **kwargs)
     given = inspect.signature(keras.layers.RandomShear).bind(*args, **kwargs)
     factors = {
-        name: given.arguments.get(name, 0.0) for name in ("x_factor", "y_factor")
+        name: given.arguments.get(name, 0.0)
+        for name in ("x_factor", "y_factor")
     }
     as_keras_has_it = layer.get_config
     layer.get_config = lambda: {**as_keras_has_it(), **factors}

@@ -83,9 +83,7 @@ def test_pixels_are_prepared_as_keras_does(name, module):
 
 def test_imagenet_without_a_network_fails_at_once(monkeypatch, tmp_path):
     monkeypatch.setattr(network, "reachable", lambda urls, *_: False)
-    monkeypatch.setattr(
-        file_utils.config, "keras_home", lambda: str(tmp_path)
-    )
+    monkeypatch.setattr(file_utils.config, "keras_home", lambda: str(tmp_path))
     started = time.monotonic()
     with pytest.raises(UserError) as error:
         BACKBONES["keras.MobileNetV2"](image_size=96)
@@ -122,7 +120,7 @@ def test_weights_of_a_run_are_taken_by_name(tmp_path):
     np.testing.assert_array_equal(
         third.model.get_weights()[0], first.model.get_weights()[0]
     )
-    with pytest.raises(UserError, match="'conv1' .* has weights of shapes"):
+    with pytest.raises(UserError, match=r"'conv1' .* has weights of shapes"):
         backbones.course_cnn(64, weights=str(tmp_path))
     with pytest.raises(UserError, match="no layer 'stem_conv'"):
         backbones.efficientnet_lite0(64, weights=str(tmp_path))

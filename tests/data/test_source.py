@@ -1,0 +1,95 @@
+"""The contract of sources: rows, cuts, arrays."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from framework.data.source import IndexedExamples, Source, array_source
+from framework.errors import UserError
+
+
+def examples(counts, prefix="image"):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    ids = [f"{prefix}{i}" for i in range(len(labels))]
+    return IndexedExamples(
+        ids=np.array(ids, object),
+        labels=labels.astype(np.int64),
+        rows=np.arange(len(labels), dtype=np.int64),
+        read=tf.strings.as_string,
+    )
+
+
+def test_select_keeps_rows_ids_and_labels_together():
+    chosen = examples([3, 3]).select(np.array([4, 0]))
+    assert list(chosen.ids) == ["image4", "image0"]
+    assert list(chosen.labels) == [1, 0]
+    assert [chosen.read(tf.constant(r)).numpy() for r in chosen.rows] == [
+        b"4",
+        b"0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "cut_off"),
+    [(0.1, (10, 2, 1, 0)), (0.2, (20, 4, 1, 0)), (0.5, (50, 10, 1, 0))],
+)
+def test_a_cut_takes_its_share_of_every_class_rounded_up(fraction, cut_off):
+    whole = examples([100, 20, 2, 1])
+    rest, part = whole.cut(fraction, seed=0)
+    assert tuple(np.bincount(part.labels, minlength=4)) == cut_off
+    assert len(rest) + len(part) == len(whole)
+    assert not set(rest.ids) & set(part.ids)
+    # A class stays represented in training.
+    assert set(rest.labels) == {0, 1, 2, 3}
+
+
+def test_a_cut_depends_on_ids_and_the_seed_alone():
+    whole = examples([50, 50])
+    parts = [set(whole.cut(0.2, seed)[1].ids) for seed in (0, 0, 1)]
+    assert parts[0] == parts[1] != parts[2]
+    order = np.random.default_rng(0).permutation(100)
+    assert set(whole.select(order).cut(0.2, 0)[1].ids) == parts[0]
+    # One picture less moves at most the one at the edge of its class.
+    fewer = set(whole.select(np.arange(1, 100)).cut(0.2, 0)[1].ids)
+    assert len(fewer ^ parts[0]) <= 2
+
+
+def test_a_cut_of_nothing_is_nothing():
+    rest, part = examples([5, 5]).cut(0.0, seed=0)
+    assert (len(rest), len(part)) == (10, 0)
+
+
+def test_a_source_needs_two_classes():
+    with pytest.raises(UserError, match="has 1 classes"):
+        Source("one", ("only",), {})
+
+
+def test_arrays_become_a_source():
+    images = np.arange(4 * 2 * 2, dtype=np.uint8).reshape(4, 2, 2, 1)
+    source = array_source(
+        images, np.array([0, 1, 1, 0]), ("a", "b"), images[:1], np.array([1])
+    )
+    assert source.class_names == ("a", "b")
+    assert {k: len(v) for k, v in source.splits.items()} == {
+        "train": 4,
+        "test": 1,
+    }
+    train = source.splits["train"]
+    assert list(train.ids) == [f"train/{i}" for i in range(4)]
+    dataset = tf.data.Dataset.from_tensor_slices(train.rows).map(train.read)
+    np.testing.assert_array_equal(list(dataset), images)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros([2, 4, 4, 3]), [0, 1], "float64"),
+        (np.zeros([2, 4, 4], np.uint8), [0, 1], r"\[2, 4, 4\]"),
+        (np.zeros([2, 4, 4, 3], np.uint8), [0], "one for each of the 2"),
+        (np.zeros([2, 4, 4, 3], np.uint8), [0, 2], "run from 0 to 2"),
+        (np.zeros([2, 4, 4, 3], np.uint8), [0, -1], "run from -1 to 0"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_user_errors(images, labels, message):
+    with pytest.raises(UserError, match=message):
+        array_source(images, np.array(labels), ("a", "b"))

@@ -1,0 +1,117 @@
+import io
+
+import numpy as np
+import pytest
+import sklearn.metrics
+from rich.console import Console
+
+from framework.data.pipeline import Pipeline
+from framework.errors import UserError
+from framework.evaluation import report
+from framework.evaluation.predictions import Predictions, Predictor
+from framework.model.backbones import tiny_cnn
+from framework.model.classifier import classifier
+from framework.model.heads import sigmoid_head, softmax_head
+
+
+@pytest.fixture
+def predictions():
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet([1, 1, 1], 50).astype(np.float32)
+    labels = rng.integers(0, 3, 50)
+    return Predictions(
+        ids=np.array([f"{i}.jpg" for i in range(50)], object),
+        labels=labels,
+        probabilities=probabilities,
+        losses=-np.log(probabilities[np.arange(50), labels]),
+        unreadable=(),
+    )
+
+
+def test_quality_is_scikit_learns(predictions):
+    names = ("a", "b", "c")
+    figures = report.quality(predictions, names)
+    labels, predicted = predictions.labels, predictions.predicted
+    assert figures["accuracy"] == sklearn.metrics.accuracy_score(
+        labels, predicted
+    )
+    assert figures["loss"] == pytest.approx(
+        sklearn.metrics.log_loss(labels, predictions.probabilities), rel=1e-5
+    )
+    expected = sklearn.metrics.classification_report(
+        labels, predicted, target_names=names, output_dict=True
+    )
+    for name in names:
+        assert figures["classes"][name]["f1"] == expected[name]["f1-score"]
+        assert figures["classes"][name]["examples"] == expected[name]["support"]
+    assert np.sum(figures["confusion"]) == figures["examples"] == 50
+
+
+def test_names_are_text_not_markup(predictions):
+    console = Console(file=io.StringIO(), width=100)
+    names = ("[red]a", "b[/]", ":smile:")
+    report.print_quality(console, report.quality(predictions, names), "[x] y")
+    text = console.file.getvalue()
+    for name in (*names, "[x] y"):
+        assert name in text
+    console.print(report.stand_in_notice("other data", "because [of] it"))
+    text = console.file.getvalue()
+    assert "STAND-IN DATA" in text
+    assert "because [of] it" in text
+
+
+@pytest.mark.parametrize("head", [softmax_head, sigmoid_head])
+def test_every_example_is_predicted_once(arrays, head):
+    examples = arrays.splits["train"]
+    built = classifier(2, tiny_cnn, head)
+    predictions = Predictor(built).predict(
+        Pipeline().evaluation(examples, 32, 16)  # 40 = 2.5 batches.
+    )
+    assert list(predictions.ids) == list(examples.ids)
+    assert (predictions.labels == examples.labels).all()
+    assert predictions.probabilities.shape == (40, 2)
+    expected = -np.log(predictions.probabilities[range(40), examples.labels])
+    np.testing.assert_allclose(predictions.losses, expected, rtol=1e-3)
+
+
+def test_nothing_readable_is_an_error(arrays):
+    examples = arrays.splits["train"]
+    batches = (
+        Pipeline()
+        .evaluation(examples, 32, 16)
+        .map(lambda batch: {**batch, "weight": batch["weight"] * 0})
+    )
+    with pytest.raises(UserError, match="None of the 40 examples decodes"):
+        Predictor(classifier(2, tiny_cnn, softmax_head)).predict(batches)
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        (("train", "validation", "test"), ("test", "test")),
+        (
+            ("train", "validation"),
+            ("validation", "validation, used for selection"),
+        ),
+        (("train",), None),
+    ],
+)
+def test_the_judged_split_is_labelled(splits, expected):
+    assert report.judged_split(dict.fromkeys(splits)) == expected
+
+
+def test_the_history_is_drawn():
+    epochs = [
+        {
+            "epoch": number,
+            "train": {"loss": 1 / number, "accuracy": 0.5},
+            "validation": {"loss": 2 / number, "accuracy": 0.4},
+        }
+        for number in (1, 2, 3)
+    ]
+    loss, accuracy = report.history_figure(epochs, 1).axes
+    train, validation, kept = loss.lines
+    assert list(train.get_ydata()) == [1, 1 / 2, 1 / 3]
+    assert list(validation.get_ydata()) == [2, 1, 2 / 3]
+    assert list(kept.get_xdata()) == [2, 2]
+    assert accuracy.get_title() == "accuracy"

@@ -1,0 +1,313 @@
+"""Whole runs, from Python and from the command line."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+import framework
+from framework.configuration import Configuration, find_gin_file
+from framework.errors import UserError
+from framework.registry import TASKS
+from framework.run_directory import RunDirectory
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+GIN_FILES = sorted(
+    path.name for path in (ROOT / "gin").glob("*.gin") if path.stem != "base"
+)
+QUICK = ["train.epochs = 2", "shapes.examples = 90"]
+
+
+def command(*arguments, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "framework.main", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_a_run_leaves_what_it_promises(in_tmp):
+    result = framework.run("gin/smoke.gin", QUICK)
+    run = in_tmp / "runs" / "smoke" / "001"
+    assert pathlib.Path(result.directory).resolve() == run
+    assert (in_tmp / "runs" / "latest").resolve() == run
+    assert {path.name for path in run.iterdir()} == {
+        "config.gin",
+        "environment.json",
+        "history.png",
+        "metrics.jsonl",
+        "model.keras",
+        "operative.gin",
+        "predictions.csv",
+        "summary.json",
+        "tensorboard",
+    }
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary == result.summary
+    assert summary["data"]["source"] == "shapes"
+    assert summary["data"]["stand_in"] is False
+    assert summary["data"]["examples"] == {
+        "train": 54,
+        "validation": 18,
+        "test": 18,
+    }
+    assert 0 <= summary["test"]["accuracy"] <= 1
+    assert summary["test"]["label"] == "test"
+    assert "label" not in summary["validation"]
+    assert summary["train"]["images_per_second"] > 0
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
+    assert list((run / "tensorboard" / "train").iterdir())
+    # The saved model is the evaluated one, on raw pixels.
+    model = keras.saving.load_model(run / "model.keras")
+    data = TASKS["shapes"](examples=90).load()
+    examples = data.splits["test"]
+    images = np.stack([examples.read(row).numpy() for row in examples.rows])
+    predicted = model.predict(images, verbose=0).argmax(-1)
+    accuracy = (predicted == examples.labels).mean()
+    assert accuracy == pytest.approx(summary["test"]["accuracy"])
+    rows = (run / "predictions.csv").read_text().splitlines()
+    assert rows[0] == "id,label,predicted,p(circle),p(square),p(triangle)"
+    assert len(rows) == 1 + 18
+
+
+def test_two_runs_are_bit_identical_and_the_operative_file_repeats_them(in_tmp):
+    first = framework.run("gin/smoke.gin", QUICK)
+    second = framework.run("gin/smoke.gin", QUICK)
+    assert second.directory.endswith("002")
+    third = framework.run(os.path.join(first.directory, "operative.gin"))
+    fingerprints = {
+        result.summary["weights_sha256"] for result in (first, second, third)
+    }
+    assert len(fingerprints) == 1
+    other = framework.run("gin/smoke.gin", [*QUICK, "train.seed = 1"])
+    assert other.summary["weights_sha256"] not in fingerprints
+
+
+def test_two_processes_are_bit_identical(in_tmp):
+    fingerprints = set()
+    for number in "ab":
+        done = command(
+            "--gin_file=gin/smoke.gin",
+            "--gin_param=train.epochs = 2",
+            f"--workdir={number}",
+            cwd=in_tmp,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        summary = json.loads((in_tmp / number / "summary.json").read_text())
+        fingerprints.add(summary["weights_sha256"])
+    assert len(fingerprints) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Nothing to run"),
+        (["--gin_file=gin/smokes.gin"], "Did you mean 'gin/smoke.gin'"),
+        (
+            ["--gin_file=gin/smoke.gin", "--gin_param=train.epoch=1"],
+            "Did you mean 'epochs'",
+        ),
+        (["--gin_file=gin/smoke.gin", "oops"], "Unexpected argument 'oops'"),
+    ],
+)
+def test_a_users_mistake_costs_no_stack_trace(in_tmp, arguments, message):
+    done = command(*arguments, cwd=in_tmp)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(in_tmp.iterdir()), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("classifier.backbone = @tinycnn", "Did you mean 'tiny_cnn'"),
+        ("clasifier.image_size = 32", "Did you mean 'classifier'"),
+        ("train.epochs = 0", "train.epochs is 0"),
+        ("train.task = @shapes", "with parentheses"),
+        ("train.optimizer = @keras.Adam()", "without parentheses"),
+        ("train.schedule = 3", "without parentheses"),
+        ("classifier.head = @sigmoid_head", "@softmax_head"),
+        ("pipeline.resize = 'fit'", "squash, crop, pad"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(in_tmp, binding, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        framework.run("gin/smoke.gin", [binding])
+    assert not list(in_tmp.iterdir())
+
+
+def test_what_is_left_open_is_named(in_tmp):
+    with pytest.raises(UserError, match=r"leaves open: train\.task"):
+        framework.run("gin/base.gin")
+
+
+def test_a_finished_run_is_not_overwritten(in_tmp):
+    framework.run("gin/smoke.gin", QUICK, workdir="here")
+    with pytest.raises(UserError, match="finished run already"):
+        framework.run("gin/smoke.gin", QUICK, workdir="here")
+
+
+def test_a_place_that_cannot_be_written_is_named(in_tmp):
+    (in_tmp / "file").write_text("")
+    with pytest.raises(UserError, match="can't be written"):
+        RunDirectory.create("x", str(in_tmp / "file" / "run"))
+    (in_tmp / "runs").write_text("")
+    with pytest.raises(UserError, match="can't be written"):
+        RunDirectory.create("x")
+
+
+def test_a_task_of_ones_own_is_found_in_the_working_directory(in_tmp):
+    """One Python file and one gin file, as the README has it."""
+    (in_tmp / "tasks").mkdir()  # Beside ours, not in place of them.
+    (in_tmp / "tasks" / "stripes.py").write_text(
+        "import numpy as np\n"
+        "from framework import TASKS, Task, array_source\n"
+        "@TASKS.register()\n"
+        "def stripes_of_my_own():\n"
+        "    images = np.zeros((40, 16, 16, 3), np.uint8)\n"
+        "    images[::2, ::2] = 255\n"
+        "    images[1::2, :, ::2] = 255\n"
+        "    labels = np.arange(40) % 2\n"
+        "    names = ('across', 'down')\n"
+        "    return Task(lambda: array_source(images, labels, names))\n"
+    )
+    (in_tmp / "mine.gin").write_text(
+        "include 'gin/base.gin'\n"
+        "import tasks.stripes\n"
+        "import tasks.shapes\n"
+        "train.task = @stripes_of_my_own()\n"
+        "train.epochs = 2\n"
+        "classifier.backbone = @tiny_cnn\n"
+        "classifier.head = @sigmoid_head\n"
+    )
+    done = command("--gin_file=mine.gin", cwd=in_tmp)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(
+        (in_tmp / "runs" / "mine" / "001" / "summary.json").read_text()
+    )
+    assert summary["data"]["classes"] == ["across", "down"]
+    assert summary["validation"]["label"] == "validation, used for selection"
+
+
+def test_a_module_named_by_a_flag_is_imported_and_written_down(in_tmp):
+    (in_tmp / "plugin_of_a_flag.py").write_text(
+        "from framework import HEADS\n"
+        "from framework.model.heads import softmax_head\n"
+        "@HEADS.register()\n"
+        "def head_of_a_flag(num_classes):\n"
+        "    return softmax_head(num_classes, pooling='flatten')\n"
+    )
+    done = command(
+        "--gin_file=gin/smoke.gin",
+        "--import=plugin_of_a_flag",
+        "--gin_param=train.epochs = 1",
+        "--gin_param=classifier.head = @head_of_a_flag",
+        "--workdir=run",
+        cwd=in_tmp,
+    )
+    assert done.returncode == 0, done.stderr
+    again = command(
+        "--gin_file=run/operative.gin", "--workdir=again", cwd=in_tmp
+    )
+    assert again.returncode == 0, again.stderr
+    with pytest.raises(UserError, match=r"--import names .* 'no\.such'"):
+        Configuration("gin/smoke.gin", imports=["no.such"])
+
+
+def test_help_does_not_wait_for_tensorflow():
+    code = (
+        "import sys; sys.argv = ['framework', '--help']\n"
+        "from framework.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--[no]" not in done.stdout
+    for flag in ("gin_file", "gin_param", "import", "mode", "workdir"):
+        assert f"--{flag}" in done.stdout
+
+
+def test_gin_files_are_found_from_anywhere(in_tmp):
+    expected = ROOT / "gin" / "smoke.gin"
+    for name in ("gin/smoke.gin", "./gin/smoke.gin", "smoke.gin"):
+        assert pathlib.Path(find_gin_file(name)) == expected
+    (in_tmp / "smoke.gin").write_text("")
+    assert find_gin_file("smoke.gin") == "smoke.gin", "one's own comes first"
+
+
+@pytest.mark.parametrize("name", GIN_FILES)
+def test_every_gin_file_tells_its_command_and_its_result(name):
+    text = (ROOT / "gin" / name).read_text()
+    head = text[: text.index("include")]
+    assert f"python -m framework.main --gin_file=gin/{name}" in head
+    assert "Measured:" in head
+
+
+@pytest.fixture
+def some_pictures(tmp_path):
+    """A folder with 16 pictures each of two classes."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(16):
+            pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+            (tmp_path / "photos" / label / f"{number}.png").write_bytes(
+                tf.io.encode_png(pixels).numpy()
+            )
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize("name", GIN_FILES)
+def test_every_gin_file_builds_and_runs(in_tmp, some_pictures, name):
+    """A step of each, on TFDS's mocked data; the saved model loads."""
+    bindings = [
+        "train.epochs = 1",
+        "train.batch_size = 8",
+        "classifier.image_size = 64",
+        f"ImageFolder.root = '{some_pictures}'",
+    ]
+    if name == "smoke.gin":
+        bindings = QUICK
+    with tfds.testing.mock_data(num_examples=16):
+        result = framework.run(f"gin/{name}", bindings)
+    assert not result.summary["data"]["stand_in"]
+    assert len(result.history.epochs) <= 2
+    model = keras.saving.load_model(
+        os.path.join(result.directory, "model.keras")
+    )
+    images = np.zeros((2, *model.input_shape[1:]), np.uint8)
+    np.testing.assert_allclose(
+        model.predict(images, verbose=0),
+        result.model.predict(images, verbose=0),
+        atol=1e-5,
+    )
+
+
+def test_the_tfds_tasks_know_their_labels(in_tmp):
+    with tfds.testing.mock_data(num_examples=40):
+        hands = TASKS["rock_paper_scissors"]().load()
+        pets = TASKS["cats_vs_dogs"]().load()
+    assert hands.class_names == ("rock", "paper", "scissors")
+    assert list(hands.splits) == ["train", "validation", "test"]
+    assert pets.class_names == ("cat", "dog")
+    assert list(pets.splits) == ["train", "validation"]
+    assert len(pets.splits["train"]) > 2 * len(pets.splits["validation"])
