@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
     from framework.errors import UserError
 
     # TFDS and gin tell absl's log what they do, step by step.
-    if flags.FLAGS["verbosity"].using_default_value:
+    if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
     try:
         if len(argv) > 1:

@@ -30,8 +30,10 @@ def wheel(tmp_path_factory):
             (copy / name).write_bytes((ROOT / name).read_bytes())
     out = tmp_path_factory.mktemp("dist")
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-        + ["--no-build-isolation", "--wheel-dir", str(out), str(copy)],
+        [
+            *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"),
+            *("--no-build-isolation", "--wheel-dir", str(out), str(copy)),
+        ],
         check=True,
         timeout=120,
     )
@@ -58,8 +60,10 @@ def test_a_new_task_trains_from_an_empty_directory(wheel, in_tmp):
     """The README's own example: one Python file and one gin file."""
     site = in_tmp / "site"
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-        + ["--target", str(site), str(wheel)],
+        [
+            *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"),
+            *("--target", str(site), str(wheel)),
+        ],
         check=True,
         timeout=120,
     )

@@ -16,7 +16,6 @@ from framework.training.early_stopping import EarlyStopping
 from framework.training.optimizers import make_optimizer, warmup_cosine
 from framework.training.trainer import Observer, Plan, Trainer, validation
 
-
 NEVER = EarlyStopping(patience=None)
 
 
