@@ -139,24 +139,11 @@ class Configuration:
         except UserError as error:
             # Without gin's account of the functions it came through.
             raise UserError(error.message) from error
-        except TypeError as error:
-            missing = re.search(
-                r"No values supplied by Gin or caller for arguments: \[(.*?)\]"
-                r".*?In call to configurable '([^']+)'",
-                str(error),
-                re.DOTALL,
-            )
-            if not missing:
+        except (TypeError, ValueError) as error:
+            mistake = _mistake(str(error))
+            if mistake is None:
                 raise
-            names = [
-                f"{missing.group(2)}.{name.strip()[1:-1]}"
-                for name in missing.group(1).split(",")
-            ]
-            raise UserError(
-                f"The configuration leaves open: {', '.join(names)}. Bind "
-                "it in the gin file or with --gin_param (see gin/smoke.gin "
-                "for an example of each)."
-            ) from error
+            raise UserError(mistake) from error
 
     def operative(self) -> str:
         """The configuration as used, with the imports it needs to replay."""
@@ -180,6 +167,36 @@ def _import(module: str, whence: str) -> None:
             f"{error}. Expected a module in the working directory "
             f"({os.getcwd()}) or in an installed package."
         ) from error
+
+
+def _mistake(message: str) -> str | None:
+    """Tells a user's mistake from ours by what gin adds to an error."""
+    callers = re.findall(r"In call to configurable '([^']+)'", message)
+    if not callers:
+        return None
+    missing = re.search(
+        r"No values supplied by Gin or caller for arguments: \[(.*?)\]", message
+    )
+    if missing:
+        names = [
+            f"{callers[0]}.{name.strip()[1:-1]}"
+            for name in missing.group(1).split(",")
+        ]
+        return (
+            f"The configuration leaves open: {', '.join(names)}. Bind it in "
+            "the gin file or with --gin_param (see gin/smoke.gin for an "
+            "example of each)."
+        )
+    # A layer or an optimizer of another library that refuses its arguments.
+    adopted = [
+        name
+        for name in all_names()
+        if "." in name and name.endswith(f".{callers[0]}")
+    ]
+    if not adopted:
+        return None
+    reason = message[: message.index("In call to configurable")].strip()
+    return f"{' or '.join(adopted)} refuses its arguments: {reason}"
 
 
 def _explain(error: Exception, gin_file: str) -> str:

@@ -200,9 +200,11 @@ def train(
     }
     summary["weights_sha256"] = weights_sha256(built.model)
     picture = io.BytesIO()
-    report.history_figure(history.epochs, history.best_epoch).savefig(
-        picture, dpi=110
-    )
+    report.history_figure(
+        history.epochs,
+        history.best_epoch,
+        data.source + (" (STAND-IN DATA)" if data.stand_in else ""),
+    ).savefig(picture, dpi=110)
     run.write("history.png", picture.getvalue())
     run.write_model(built.model)
     # Last: a run with a summary is complete.

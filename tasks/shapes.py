@@ -9,7 +9,7 @@ CLASSES = ("circle", "square", "triangle")
 
 
 @TASKS.register()
-def shapes(examples: int = 900, image_size: int = 32, seed: int = 0) -> Task:
+def shapes(examples: int = 1500, image_size: int = 32, seed: int = 0) -> Task:
     """A third of each class; a fifth each to validate and to test on."""
     return Task(
         source=lambda: draw(examples, image_size, seed),
@@ -29,7 +29,7 @@ def draw(examples: int, image_size: int, seed: int) -> Source:
 def _shape(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
     background, colour = rng.permutation([40, 200]) + rng.integers(-30, 30, 2)
     image = Image.new("L", (size, size), int(background))
-    radius = rng.uniform(0.2, 0.35) * size
+    radius = rng.uniform(0.28, 0.4) * size
     centre = rng.uniform(radius, size - radius, 2)
     turn = rng.uniform(0, 360)
     pen = ImageDraw.Draw(image)
@@ -38,5 +38,5 @@ def _shape(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
     else:
         circle = (*map(float, centre), float(radius))
         pen.regular_polygon(circle, 5 - int(label), turn, int(colour))
-    noisy = np.array(image)[..., None] + rng.normal(0, 12, (size, size, 3))
+    noisy = np.array(image)[..., None] + rng.normal(0, 8, (size, size, 3))
     return np.clip(noisy, 0, 255).astype(np.uint8)

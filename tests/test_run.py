@@ -141,6 +141,8 @@ def test_a_users_mistake_costs_no_stack_trace(in_tmp, arguments, message):
         ("train.schedule = 3", "without parentheses"),
         ("classifier.head = @sigmoid_head", "@softmax_head"),
         ("pipeline.resize = 'fit'", "squash, crop, pad"),
+        ("keras.RandomFlip.data_format = 'x'", "keras.RandomFlip refuses"),
+        ("keras.Adam.learning_rate = 'x'", "keras.Adam refuses"),
     ],
 )
 def test_mistakes_are_found_before_any_work(in_tmp, binding, message):
@@ -200,6 +202,37 @@ def test_a_task_of_ones_own_is_found_in_the_working_directory(in_tmp):
     )
     assert summary["data"]["classes"] == ["across", "down"]
     assert summary["validation"]["label"] == "validation, used for selection"
+
+
+def test_a_task_of_an_installed_package_is_found(in_tmp):
+    """By an entry point, without a word in the gin file."""
+    (in_tmp / "site" / "pets-1.0.dist-info").mkdir(parents=True)
+    (in_tmp / "site" / "pets-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: pets\nVersion: 1.0\n"
+    )
+    (in_tmp / "site" / "pets-1.0.dist-info" / "entry_points.txt").write_text(
+        "[framework.tasks]\npets = pets_of_a_package\n"
+    )
+    (in_tmp / "site" / "pets_of_a_package.py").write_text(
+        "from framework import TASKS\n"
+        "from tasks.shapes import draw\n"
+        "from framework import Task\n"
+        "@TASKS.register()\n"
+        "def pets_of_a_package():\n"
+        "    return Task(lambda: draw(60, 32, 0))\n"
+    )
+    path = os.pathsep.join([str(ROOT), str(in_tmp / "site")])
+    done = command(
+        "--gin_file=gin/smoke.gin",
+        "--gin_param=train.task = @pets_of_a_package()",
+        "--gin_param=train.epochs = 1",
+        "--workdir=run",
+        cwd=in_tmp,
+        PYTHONPATH=path,
+    )
+    assert done.returncode == 0, done.stderr
+    text = (in_tmp / "run" / "operative.gin").read_text()
+    assert "import pets_of_a_package" in text
 
 
 def test_a_module_named_by_a_flag_is_imported_and_written_down(in_tmp):

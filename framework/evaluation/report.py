@@ -96,15 +96,17 @@ def print_quality(
 
 
 def history_figure(
-    epochs: Sequence[Mapping[str, Any]], best_epoch: int
+    epochs: Sequence[Mapping[str, Any]], best_epoch: int, title: str = ""
 ) -> Figure:
     """Draws training against validation, loss and accuracy by epoch.
 
     Args:
         epochs: as in `History.epochs`.
         best_epoch: index of the epoch whose weights were kept.
+        title: stands above.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure.suptitle(title)
     numbers = [e["epoch"] for e in epochs]
     for axes, name in zip(
         figure.subplots(1, 2), ("loss", "accuracy"), strict=True
