@@ -103,7 +103,9 @@ def train(
         )
 
     # Task -> source -> splits.
-    data = task.load()
+    data = task.load(
+        lambda name, reason: console.print(report.stand_in_notice(name, reason))
+    )
     _announce(console, data)
     plan = Plan(len(data.splits["train"]), batch_size, epochs)
     if "validation" not in data.splits and early_stopping.monitor.startswith(
@@ -215,15 +217,11 @@ def train(
 
 
 def _announce(console: Console, data: Data) -> None:
-    if data.stand_in:
-        reason, *notes = data.notes
-        console.print(report.stand_in_notice(data.source, reason))
-    else:
-        notes = data.notes
     counts = ", ".join(f"{len(e):,} {name}" for name, e in data.splits.items())
     say(
         console,
-        f"Data: {data.source}, {data.num_classes} classes "
+        f"Data: {data.source}{' (STAND-IN DATA)' if data.stand_in else ''}, "
+        f"{data.num_classes} classes "
         f"({', '.join(data.class_names[:12])}"
         f"{', ...' if data.num_classes > 12 else ''}), {counts} examples.",
     )
@@ -235,7 +233,7 @@ def _announce(console: Console, data: Data) -> None:
                 f"shards, mixed within {examples.window:,} examples.",
             )
             break
-    for note in notes:
+    for note in data.notes:
         say(console, f"Note: {note}")
 
 

@@ -76,21 +76,26 @@ class Task:
                 "; expected less than 1, so that something remains to train on."
             )
 
-    def load(self) -> Data:
+    def load(
+        self, announce: Callable[[str, str], None] = lambda name, reason: None
+    ) -> Data:
         """Loads the source, or what stands in for it, and cuts the splits.
+
+        Args:
+            announce: called before a stand-in is made (which may take a
+                while), with its name and with why it is needed.
 
         Raises:
             SourceUnavailable: the source can't be had and nothing stands in.
             UserError: a split is empty.
         """
-        notes: tuple[str, ...] = ()
         try:
             source, stand_in = self.source(), False
         except SourceUnavailable as error:
             if self.stand_in is None:
                 raise
+            announce(self.stand_in.__name__, error.message)
             source, stand_in = self.stand_in(), True
-            notes = (str(error),)
         splits = dict(source.splits)
         if "train" not in splits:
             raise UserError(
@@ -124,5 +129,5 @@ class Task:
             class_names=source.class_names,
             splits=splits,
             stand_in=stand_in,
-            notes=notes + source.notes,
+            notes=source.notes,
         )

@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -13,6 +14,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 import framework
+import tasks.cats_vs_dogs
+import tasks.rock_paper_scissors
+import tasks.shapes  # noqa: F401
 from framework.configuration import Configuration, find_gin_file
 from framework.errors import UserError
 from framework.registry import TASKS
@@ -333,6 +337,52 @@ def test_every_gin_file_builds_and_runs(in_tmp, some_pictures, name):
         result.model.predict(images, verbose=0),
         atol=1e-5,
     )
+
+
+def test_without_data_and_network_it_ends_at_once_and_cleanly(in_tmp):
+    started = time.monotonic()
+    done = command(
+        "--gin_file=gin/cats_vs_dogs_sigmoid.gin",
+        cwd=in_tmp,
+        TFDS_DATA_DIR=str(in_tmp / "tfds"),
+        # A closed port of this machine in place of the network.
+        https_proxy="http://127.0.0.1:9",
+    )
+    assert time.monotonic() - started < 20
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for way_out in ("TFDS_DATA_DIR", "downloads/manual", "gin/folder.gin"):
+        assert way_out in done.stderr
+    assert not list(in_tmp.iterdir())
+
+
+def test_a_stand_in_cannot_be_missed(in_tmp):
+    (in_tmp / "drawn_stand_in.py").write_text(
+        "from framework import SOURCES\n"
+        "from tasks.shapes import draw\n"
+        "@SOURCES.register()\n"
+        "def drawn_stand_in():\n"
+        "    return draw(60, 32, 0)\n"
+    )
+    done = command(
+        "--gin_file=gin/rps_softmax.gin",
+        "--import=drawn_stand_in",
+        "--gin_param=rock_paper_scissors.stand_in = @drawn_stand_in",
+        "--gin_param=classifier.backbone = @tiny_cnn",
+        "--gin_param=classifier.freeze = 'none'",
+        "--gin_param=train.epochs = 1",
+        "--gin_param=classifier.image_size = 32",
+        "--workdir=run",
+        cwd=in_tmp,
+        TFDS_DATA_DIR=str(in_tmp / "tfds"),
+        https_proxy="http://127.0.0.1:9",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "STAND-IN DATA" in done.stdout
+    assert "This run uses drawn_stand_in instead" in done.stdout
+    assert "In call to configurable" not in done.stdout
+    summary = json.loads((in_tmp / "run" / "summary.json").read_text())
+    assert summary["data"]["stand_in"] is True
 
 
 def test_the_tfds_tasks_know_their_labels(in_tmp):

@@ -36,11 +36,18 @@ def test_no_validation_if_none_is_asked_for(arrays):
     assert list(Task(lambda: arrays, validation=0.0).load().splits) == ["train"]
 
 
-def test_a_stand_in_is_used_and_said_so(arrays):
-    data = Task(unavailable, stand_in=lambda: arrays).load()
+def test_a_stand_in_is_announced_before_it_is_made(arrays):
+    happened = []
+
+    def drawn_instead():
+        happened.append("made")
+        return arrays
+
+    task = Task(unavailable, stand_in=drawn_instead)
+    data = task.load(lambda *said: happened.append(said))
+    assert happened == [("drawn_instead", "no network"), "made"]
     assert data.stand_in
     assert data.source == "toy"
-    assert data.notes[0] == "no network"
 
 
 def test_without_a_stand_in_the_error_stays():

@@ -14,11 +14,11 @@ from framework.console import say
 from framework.evaluation.predictions import Predictions
 
 
-def stand_in_notice(source: str, reason: str) -> Panel:
+def stand_in_notice(name: str, reason: str) -> Panel:
     """A box that cannot be missed."""
     return Panel(
         Text(
-            f"The task's own data can't be had here. This run uses {source} "
+            f"The task's own data can't be had here. This run uses {name} "
             "instead: every figure below is measured on it and says nothing "
             f"about the real data.\n\n{reason}"
         ),
