@@ -5,7 +5,6 @@ Beside `registry` and `main` this is the only module that knows gin.
 
 import importlib
 import importlib.metadata
-import inspect
 import os
 import re
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 import gin
 
 from framework.errors import UserError
-from framework.registry import MODES, all_names, nearest
+from framework.registry import MODES, OPTIMIZERS, all_names, find, nearest
 
 ENTRY_POINTS = "framework.tasks"
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
@@ -128,6 +127,21 @@ class Configuration:
         except Exception as error:
             raise UserError(_explain(error, gin_file)) from error
 
+        self._check_learning_rate()
+
+    def _check_learning_rate(self) -> None:
+        """Refuses a learning rate that a schedule would override."""
+        if _bound("train.schedule") is None:
+            return
+        for name in OPTIMIZERS:
+            parameter = f"{name}.learning_rate"
+            if _bound(parameter) is not None:
+                raise UserError(
+                    f"{parameter} is bound and so is train.schedule, which "
+                    "overrides it. Bind the schedule's rate "
+                    "(warmup_cosine.peak), or train.schedule = None."
+                )
+
     def call(self, mode: str, **arguments):
         """Calls a mode with what the configuration binds.
 
@@ -169,6 +183,14 @@ def _import(module: str, whence: str) -> None:
         ) from error
 
 
+def _bound(parameter: str):
+    """What a parameter is bound to, None if it isn't."""
+    try:
+        return gin.query_parameter(parameter)
+    except ValueError:
+        return None
+
+
 def _mistake(message: str) -> str | None:
     """Tells a user's mistake from ours by what gin adds to an error."""
     callers = re.findall(r"In call to configurable '([^']+)'", message)
@@ -182,6 +204,16 @@ def _mistake(message: str) -> str | None:
             f"{callers[0]}.{name.strip()[1:-1]}"
             for name in missing.group(1).split(",")
         ]
+        registry = find(callers[0])
+        if registry and missing.group(1).split("'")[1] not in (
+            registry.parameters(callers[0])
+        ):
+            return (
+                f"@{callers[0]} is called without what the framework gives to "
+                f"a {registry.kind}. Either it stands where something else "
+                f"belongs, or it is written with parentheses: expected "
+                f"@{callers[0]} without."
+            )
         return (
             f"The configuration leaves open: {', '.join(names)}. Bind it in "
             "the gin file or with --gin_param (see gin/smoke.gin for an "
@@ -201,7 +233,6 @@ def _mistake(message: str) -> str | None:
 
 def _explain(error: Exception, gin_file: str) -> str:
     message = " ".join(str(error).split())
-    known = all_names()
     hint = ""
     name = re.search(
         r"No configurable matching (?:reference )?'@?([^'(]+)", message
@@ -210,12 +241,12 @@ def _explain(error: Exception, gin_file: str) -> str:
         r"'([^']+)' doesn't have a parameter named '([^']+)'", message
     )
     if name:
-        hint = nearest(name.group(1), known)
-    elif parameter and parameter.group(1) in known:
-        signature = inspect.signature(known[parameter.group(1)])
+        hint = nearest(name.group(1), all_names())
+    elif parameter and (registry := find(parameter.group(1))):
+        parameters = registry.parameters(parameter.group(1))
         hint = (
-            f"{nearest(parameter.group(2), signature.parameters)} Its "
-            f"parameters: {', '.join(signature.parameters)}."
+            f"{nearest(parameter.group(2), parameters)} Its parameters: "
+            f"{', '.join(parameters)}."
         )
     hint = f" {hint}" if hint else ""
     return f"{gin_file}: {message}{hint}"

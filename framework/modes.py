@@ -51,14 +51,14 @@ class Result:
     class_names: tuple[str, ...]
 
 
-@MODES.register()
+@MODES.register(given=["open_run", "console"])
 def train(
     open_run: Callable[[], RunDirectory],
     task: Task,
     classifier: Callable[..., Classifier],
     optimizer: Callable[..., keras.optimizers.Optimizer],
     pipeline: Pipeline,
-    early_stopping: EarlyStopping,
+    early_stopping: EarlyStopping | None = None,
     schedule: Callable[[int], Any] | None = None,
     epochs: int = 10,
     batch_size: int = 32,
@@ -76,7 +76,8 @@ def train(
         classifier: builds the model; `@classifier`.
         optimizer: `@keras.Adam`, without parentheses.
         pipeline: how pictures become batches; `@pipeline()`.
-        early_stopping: which epoch is best, when to stop.
+        early_stopping: which epoch is best, when to stop; None trains all
+            epochs and keeps the last one's weights.
         schedule: maps the number of updates to the optimizer's learning
             rate; `@warmup_cosine`, without parentheses.
         epochs: passes over the training split, at most.
@@ -91,16 +92,16 @@ def train(
         UserError: the data can't be had, the parts don't fit together, or
             the loss is not finite.
     """
+    if not 0 <= seed < 2**32:
+        raise UserError(
+            f"train.seed is {seed}; expected a whole number, 0 or more and "
+            "less than 2**32."
+        )
     console = console or Console()
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-    if not isinstance(task, Task):
-        raise UserError(
-            f"train.task is {task!r}; expected a task, in a gin file "
-            "train.task = @rock_paper_scissors() with parentheses."
-        )
 
     # Task -> source -> splits.
     data = task.load(
@@ -108,11 +109,13 @@ def train(
     )
     _announce(console, data)
     plan = Plan(len(data.splits["train"]), batch_size, epochs)
-    if "validation" not in data.splits and early_stopping.monitor.startswith(
-        "validation"
-    ):
-        early_stopping = EarlyStopping(monitor="train.loss", patience=None)
-        say(console, "No validation split: the last epochs are not judged.")
+    if early_stopping and early_stopping.split not in data.splits:
+        say(
+            console,
+            f"No {early_stopping.split} split: EarlyStopping is not used, all "
+            "epochs are trained and the last one's weights kept.",
+        )
+        early_stopping = None
 
     # Backbone, head and preprocessing -> classifier.
     strategy = distribution.make_strategy()
@@ -151,6 +154,8 @@ def train(
         augmentation=built.augmentation_in_pipeline,
     )
 
+    trainer.trace(batches)
+
     # Batches -> trained weights.
     run = open_run()
     say(console, f"Run directory: {run.path}")
@@ -159,7 +164,9 @@ def train(
         history = trainer.fit(
             plan,
             batches,
-            validation(predictor, evaluated["validation"])
+            validation(
+                predictor, evaluated["validation"], pipeline.max_unreadable
+            )
             if "validation" in evaluated
             else None,
             early_stopping,
@@ -181,7 +188,7 @@ def train(
     unreadable = list(history.unreadable)
     judged = report.judged_split(data.splits)
     for name, split_batches in evaluated.items():
-        predictions = predictor.predict(split_batches)
+        predictions = predictor.predict(split_batches, pipeline.max_unreadable)
         unreadable += predictions.unreadable
         figures = report.quality(predictions, data.class_names)
         if judged and name == judged[0]:
@@ -210,7 +217,7 @@ def train(
     run.write("history.png", picture.getvalue())
     run.write_model(built.model)
     # Last: a run with a summary is complete.
-    run.write_json(SUMMARY, summary)
+    run.finish(summary)
     return Result(
         built.model, history, summary, run.path, tuple(data.class_names)
     )
@@ -238,7 +245,6 @@ def _announce(console: Console, data: Data) -> None:
 
 
 def _say_how_it_ended(console: Console, history: History, plan: Plan) -> None:
-    kept = history.best_epoch + 1
     if history.stopped_early:
         text = f"Stopped early after epoch {len(history.epochs)}"
     else:
@@ -246,8 +252,8 @@ def _say_how_it_ended(console: Console, history: History, plan: Plan) -> None:
     say(
         console,
         f"{text} in {history.seconds:.0f} s, "
-        f"{history.images_per_second:.0f} images/s; the weights are those of "
-        f"epoch {kept}, the best.",
+        f"{history.images_per_second:.0f} images/s; the weights kept are those "
+        f"of epoch {history.best_epoch + 1}.",
     )
 
 

@@ -23,6 +23,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -55,51 +56,68 @@ class RunDirectory:
         self.path = path
 
     @classmethod
+    def check(cls, name: str, workdir: str | None = None) -> None:
+        """Looks whether `create` will succeed; writes nothing.
+
+        Raises:
+            UserError: `workdir` is not an empty or a new directory, or the
+                name is that of the link to the newest run.
+        """
+        if not workdir:
+            if name == "latest":
+                raise UserError(
+                    "A gin file called latest would write its runs where "
+                    "runs/latest points at the newest run. Rename it."
+                )
+            return
+        if not tf.io.gfile.exists(workdir):
+            return
+        if not tf.io.gfile.isdir(workdir):
+            raise UserError(
+                f"--workdir is {workdir}, which is a file; expected a "
+                "directory, or a path where one can be made."
+            )
+        if tf.io.gfile.exists(os.path.join(workdir, SUMMARY)):
+            raise UserError(
+                f"{workdir} holds a finished run already. Choose another "
+                "--workdir, or leave it out to get a new number."
+            )
+        if tf.io.gfile.listdir(workdir):
+            raise UserError(
+                f"{workdir} is not empty: it holds an unfinished run, or "
+                "something else. Expected an empty or a new directory; "
+                "choose another --workdir or remove this one."
+            )
+
+    @classmethod
     def create(cls, name: str, workdir: str | None = None) -> "RunDirectory":
         """Makes `workdir`, or the next free number under `runs/<name>`.
 
-        `runs/latest` then points at it, where the file system can do so.
-
         Raises:
-            UserError: it can't be written, or holds a finished run.
+            UserError: as `check` does, or it can't be written.
         """
-        if workdir:
-            if tf.io.gfile.exists(os.path.join(workdir, SUMMARY)):
-                raise UserError(
-                    f"{workdir} holds a finished run already. Choose another "
-                    "--workdir, or leave it out to get a new number."
-                )
-            run = cls(workdir)
-            try:
-                tf.io.gfile.makedirs(workdir)
-                run.write("environment.json", _json(_environment()))
-            except (OSError, tf.errors.OpError) as error:
-                raise UserError(
-                    f"{workdir} can't be written: {error}. Expected a "
-                    "directory, or a path where one can be made (--workdir)."
-                ) from error
-            return run
-        base = os.path.join("runs", name)
+        cls.check(name, workdir)
+        place = workdir or os.path.join("runs", name)
         try:
-            os.makedirs(base, exist_ok=True)
-            taken = [int(n) for n in os.listdir(base) if n.isdigit()]
-            number = max(taken, default=0)
-            while True:
-                number += 1
-                try:
-                    os.mkdir(os.path.join(base, f"{number:03}"))
-                    break
-                except FileExistsError:
-                    continue  # Another run took it meanwhile.
-            run = cls(os.path.join(base, f"{number:03}"))
-            run.write("environment.json", _json(_environment()))
-        except OSError as error:
+            run = cls(workdir or _next_number(place))
+            tf.io.gfile.makedirs(run.path)
+            run.write_json("environment.json", _environment())
+        except (OSError, tf.errors.OpError) as error:
             raise UserError(
-                f"{os.path.abspath(base)} can't be written: {error}. Choose "
-                "another place with --workdir."
+                f"{os.path.abspath(place)} can't be written: {error}. "
+                "Expected a directory, or a path where one can be made; "
+                "choose another place with --workdir."
             ) from error
-        _point_latest_at(run.path)
         return run
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Writes the summary, which marks the run as complete.
+
+        `runs/latest` then points at it, if it lies under `runs`.
+        """
+        self.write_json(SUMMARY, summary)
+        if os.path.dirname(os.path.dirname(self.path)) == "runs":
+            _point_latest_at(self.path)
 
     def file(self, name: str) -> str:
         return os.path.join(self.path, name)
@@ -110,7 +128,7 @@ class RunDirectory:
             file.write(content)
 
     def write_json(self, name: str, content: Any) -> None:
-        self.write(name, _json(content))
+        self.write(name, json.dumps(content, indent=2) + "\n")
 
     def append_json_line(self, name: str, content: Any) -> None:
         with tf.io.gfile.GFile(self.file(name), "a") as file:
@@ -185,8 +203,18 @@ def weights_sha256(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _json(content: Any) -> str:
-    return json.dumps(content, indent=2) + "\n"
+def _next_number(base: str) -> str:
+    """Makes `base/001`, or the number after the highest there is."""
+    os.makedirs(base, exist_ok=True)
+    number = max((int(n) for n in os.listdir(base) if n.isdigit()), default=0)
+    while True:
+        number += 1
+        path = os.path.join(base, f"{number:03}")
+        try:
+            os.mkdir(path)
+            return path
+        except FileExistsError:
+            continue  # Another run took it meanwhile.
 
 
 def _point_latest_at(path: str) -> None:

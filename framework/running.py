@@ -34,13 +34,12 @@ def run(
         UserError: something in what was asked must be mended.
     """
     configuration = Configuration(gin_file, bindings, imports)
-    opened: list[RunDirectory] = []
+    RunDirectory.check(configuration.name, workdir)
 
     def open_run() -> RunDirectory:
         run_directory = RunDirectory.create(configuration.name, workdir)
         run_directory.write("config.gin", configuration.asked)
         run_directory.write("operative.gin", configuration.operative())
-        opened.append(run_directory)
         return run_directory
 
     return configuration.call(mode, open_run=open_run, console=console)

@@ -94,7 +94,9 @@ class Task:
         except SourceUnavailable as error:
             if self.stand_in is None:
                 raise
-            announce(self.stand_in.__name__, error.message)
+            # A partial has no name of its own.
+            named = getattr(self.stand_in, "func", self.stand_in)
+            announce(named.__name__, error.message)
             source, stand_in = self.stand_in(), True
         splits = dict(source.splits)
         if "train" not in splits:

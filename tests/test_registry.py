@@ -1,3 +1,5 @@
+from collections.abc import Callable, Sequence
+
 import gin
 import keras
 import pytest
@@ -26,9 +28,6 @@ def test_a_registered_name_is_a_gin_name(registry):
 
 
 def test_duplicates_raise_and_name_both(registry):
-    def twice():
-        pass
-
     registry.register("gadget_twice")(twice)
     with pytest.raises(UserError, match=r"registered twice: by .*twice and"):
         registry.register("gadget_twice")(lambda: None)
@@ -47,17 +46,51 @@ def test_unknown_names_list_the_nearest():
     assert nearest("zzz", ["abc"]) == ""
 
 
+def twice():
+    pass
+
+
 def test_a_notebook_cell_may_define_its_thing_again(registry):
     def define(value):
         def gadget_of_a_notebook():
             return value
 
-        gadget_of_a_notebook.__module__ = "__main__"
         return registry.register()(gadget_of_a_notebook)
 
     define(1)
     define(2)
     assert registry["gadget_of_a_notebook"]() == 2
+
+
+def test_values_are_checked_against_type_hints(registry):
+    @registry.register(given=["filled_in"])
+    def gadget_with_hints(
+        filled_in: int,
+        count: int = 1,
+        share: float | None = None,
+        names: Sequence[str] = (),
+        make: Callable[[], int] = int,
+    ):
+        return filled_in, count, share, names
+
+    make = registry["gadget_with_hints"]
+    gin.parse_config("gadget_with_hints.share = 1")
+    assert make(5) == (5, 1, 1, ())
+    for binding, message in (
+        ("count = 1.5", r"count is 1\.5 \(float\); expected a whole number\."),
+        ("count = True", "count is True"),
+        ("share = 'x'", "expected a number or None"),
+        ("names = 'ab'", "expected a list of texts, in brackets"),
+        ("names = [1]", "expected a list"),
+        ("make = 3", "without parentheses"),
+    ):
+        gin.clear_config()
+        gin.parse_config(f"gadget_with_hints.{binding}")
+        with pytest.raises(UserError, match=message):
+            make(5)
+    with pytest.raises(ValueError, match="filled_in"):
+        gin.parse_config("gadget_with_hints.filled_in = 2")
+    assert "filled_in" not in registry.parameters("gadget_with_hints")
 
 
 def test_adopted_things_stay_what_they_are():

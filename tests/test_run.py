@@ -19,6 +19,7 @@ import tasks.rock_paper_scissors
 import tasks.shapes  # noqa: F401
 from framework.configuration import Configuration, find_gin_file
 from framework.errors import UserError
+from framework.evaluation import report
 from framework.registry import TASKS
 from framework.run_directory import RunDirectory
 
@@ -142,10 +143,32 @@ def test_a_users_mistake_costs_no_stack_trace(in_tmp, arguments, message):
         ("train.epochs = 0", "train.epochs is 0"),
         ("train.task = @shapes", "with parentheses"),
         ("train.optimizer = @keras.Adam()", "without parentheses"),
-        ("train.schedule = 3", "without parentheses"),
+        ("train.optimizer = 'adam'", "train.optimizer is 'adam' (str)"),
+        ("train.schedule = @warmup_cosine", "overrides it"),
+        ("classifier.head = @softmax_head()", "without"),
+        ("classifier.head = @tiny_cnn", "makes a Backbone; expected"),
+        ("classifier.backbone = 'tiny_cnn'", "classifier.backbone is"),
+        ("classifier.image_size = '32'", "expected a whole number or None"),
+        ("classifier.image_size = -5", "classifier.image_size is -5"),
+        ("classifier.num_classes = 7", "num_classes"),
+        ("classifier.augmentation = @keras.RandomFlip()", "expected a list"),
+        ("softmax_head.hidden = 64", "expected a list of whole numbers"),
+        ("softmax_head.dropout = '0.2'", "expected a number"),
+        ("train.seed = -1", "train.seed is -1"),
+        ("train.seed = 1.5", "expected a whole number"),
+        ("train.pipeline = @pipeline", "with parentheses"),
+        ("train.early_stopping = @EarlyStopping", "with parentheses"),
+        ("train.early_stopping = 5", "EarlyStopping"),
+        ("train.callbacks = @keras.TerminateOnNaN()", "expected a list"),
+        ("train.epochs = True", "train.epochs is True"),
+        ("train.batch_size = 2000", "train.batch_size = 900"),
+        ("train.open_run = 1", "open_run"),
+        ("shapes.examples = 'a'", "shapes.examples is 'a' (str)"),
+        ("EarlyStopping.patience = '5'", "EarlyStopping.patience is '5'"),
+        ("tiny_cnn.weights = 3", "expected a text in quotes or None"),
         ("classifier.head = @sigmoid_head", "@softmax_head"),
         ("pipeline.resize = 'fit'", "squash, crop, pad"),
-        ("keras.RandomFlip.data_format = 'x'", "keras.RandomFlip refuses"),
+        ("keras.RandomFlip.mode = 'up'", "keras.RandomFlip refuses"),
         ("keras.Adam.learning_rate = 'x'", "keras.Adam refuses"),
     ],
 )
@@ -160,10 +183,54 @@ def test_what_is_left_open_is_named(in_tmp):
         framework.run("gin/base.gin")
 
 
-def test_a_finished_run_is_not_overwritten(in_tmp):
+def test_what_is_there_is_not_overwritten(in_tmp):
     framework.run("gin/smoke.gin", QUICK, workdir="here")
     with pytest.raises(UserError, match="finished run already"):
         framework.run("gin/smoke.gin", QUICK, workdir="here")
+    (in_tmp / "here" / "summary.json").unlink()
+    with pytest.raises(UserError, match="not empty"):
+        framework.run("gin/smoke.gin", QUICK, workdir="here")
+    with pytest.raises(UserError, match="which is a file"):
+        framework.run("gin/smoke.gin", workdir="here/history.png")
+    (in_tmp / "latest.gin").write_text("include 'gin/smoke.gin'")
+    with pytest.raises(UserError, match="Rename it"):
+        framework.run("latest.gin")
+
+
+def test_the_link_points_at_complete_runs_only(in_tmp, monkeypatch):
+    first = framework.run("gin/smoke.gin", QUICK)
+
+    def fail(*unused):
+        raise UserError("after training")
+
+    monkeypatch.setattr(report, "quality", fail)
+    with pytest.raises(UserError, match="after training"):
+        framework.run("gin/smoke.gin", QUICK)
+    latest = (in_tmp / "runs" / "latest").resolve()
+    assert latest == pathlib.Path(first.directory).resolve()
+
+
+def test_without_validation_the_last_epoch_is_kept(in_tmp):
+    (in_tmp / "unjudged.py").write_text(
+        "from framework import TASKS, Task\n"
+        "from tasks.shapes import draw\n"
+        "@TASKS.register()\n"
+        "def unjudged():\n"
+        "    return Task(lambda: draw(60, 32, 0), validation=0.0)\n"
+    )
+    done = command(
+        "--gin_file=gin/smoke.gin",
+        "--import=unjudged",
+        "--gin_param=train.task = @unjudged()",
+        "--gin_param=train.epochs = 3",
+        "--workdir=run",
+        cwd=in_tmp,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "No validation split: EarlyStopping is not used" in done.stdout
+    summary = json.loads((in_tmp / "run" / "summary.json").read_text())
+    assert summary["train"]["best_epoch"] == 3
+    assert "validation" not in summary
 
 
 def test_a_place_that_cannot_be_written_is_named(in_tmp):
@@ -294,7 +361,7 @@ def test_every_gin_file_tells_its_command_and_its_result(name):
     text = (ROOT / "gin" / name).read_text()
     head = text[: text.index("include")]
     assert f"python -m framework.main --gin_file=gin/{name}" in head
-    assert "Measured:" in head
+    assert re.search(r"Measured: [^.]*\d", head)
 
 
 @pytest.fixture

@@ -130,6 +130,11 @@ class Source:
                 f"({', '.join(self.class_names)}); a classifier needs at "
                 "least 2."
             )
+        if len(set(self.class_names)) < len(self.class_names):
+            raise UserError(
+                f"{self.name} has the classes {', '.join(self.class_names)}; "
+                "expected names that all differ."
+            )
 
 
 def array_source(
@@ -165,10 +170,14 @@ def _array_examples(
     images: Any, labels: Any, class_names: tuple[str, ...], split: str
 ) -> IndexedExamples:
     images, labels = np.asarray(images), np.asarray(labels)
-    if images.dtype != np.uint8 or images.ndim != 4:
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 4
+        or images.shape[-1] not in (1, 3)
+    ):
         raise UserError(
             f"The {split} images are {images.dtype} {list(images.shape)}; "
-            "expected uint8 [N, H, W, C] with pixels 0..255."
+            "expected uint8 [N, H, W, C], C = 1 or 3, with pixels 0..255."
         )
     if labels.shape != images.shape[:1]:
         raise UserError(

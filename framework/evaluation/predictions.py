@@ -57,14 +57,17 @@ class Predictor:
         targets = self._classifier.head.encode(labels)
         return outputs, self._loss(targets, outputs)
 
-    def predict(self, batches: tf.data.Dataset) -> Predictions:
+    def predict(
+        self, batches: tf.data.Dataset, max_unreadable: float = 1.0
+    ) -> Predictions:
         """Predicts every example of `batches` once.
 
         Args:
             batches: from `Pipeline.evaluation`.
+            max_unreadable: the share of examples that may fail to decode.
 
         Raises:
-            UserError: not one example is readable.
+            UserError: more examples than that do not decode, or all of them.
         """
         ids, labels, outputs, losses, weights = [], [], [], [], []
         for batch in batches:
@@ -80,11 +83,14 @@ class Predictor:
         read = np.concatenate(weights) > 0
         # Padding has no id; what has one and no weight did not decode.
         unreadable = tuple(names[~read & (names != "")])
-        if not read.any():
+        real = len(unreadable) + read.sum()
+        if not read.any() or len(unreadable) > max_unreadable * real:
             raise UserError(
-                f"None of the {len(unreadable)} examples decodes: "
-                f"{', '.join(unreadable[:8])}. Expected JPEG, PNG, GIF, BMP "
-                "or WebP images."
+                f"{len(unreadable)} of {real} examples to judge by do not "
+                f"decode, more than pipeline.max_unreadable = "
+                f"{max_unreadable}: {', '.join(unreadable[:8])}. Expected "
+                "JPEG, PNG, GIF, BMP or WebP images. Mend or remove them, or "
+                "allow more."
             )
         return Predictions(
             ids=names[read],

@@ -43,7 +43,7 @@ def quality(
 
     Returns:
         JSON-able figures; "confusion" has a row a true class and a column a
-        predicted one.
+        predicted one. A class without examples has None for its figures.
     """
     labels = range(len(class_names))
     precision, recall, f1, support = (
@@ -59,9 +59,9 @@ def quality(
         "examples": len(predictions.labels),
         "classes": {
             name: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
+                "precision": float(precision[i]) if support[i] else None,
+                "recall": float(recall[i]) if support[i] else None,
+                "f1": float(f1[i]) if support[i] else None,
                 "examples": int(support[i]),
             }
             for i, name in enumerate(class_names)
@@ -85,7 +85,10 @@ def print_quality(
         table.add_row(
             Text(name),
             str(row["examples"]),
-            *(f"{row[key]:.4f}" for key in ("precision", "recall", "f1")),
+            *(
+                "-" if row[key] is None else f"{row[key]:.4f}"
+                for key in ("precision", "recall", "f1")
+            ),
         )
     console.print(table)
     say(

@@ -18,7 +18,6 @@ from framework.registry import AUGMENTATIONS
 _KERAS_LAYERS = (
     "AugMix",
     "CenterCrop",
-    "GaussianNoise",
     "RandAugment",
     "RandomBrightness",
     "RandomColorDegeneration",
@@ -40,16 +39,13 @@ _KERAS_LAYERS = (
     "RandomShear",
     "RandomTranslation",
     "RandomZoom",
-    "Solarization",
 )
 
 _KERAS_CV_LAYERS = (
     "AutoContrast",
     "ChannelShuffle",
     "Equalization",
-    "FourierMix",
     "GridMask",
-    "JitteredResize",
     "Posterization",
     "RandomAugmentationPipeline",
     "RandomBrightness",
@@ -83,13 +79,27 @@ def _random_shear(*args, **kwargs) -> keras.layers.RandomShear:
     return layer
 
 
+def _random_flip(*args, **kwargs) -> keras.layers.RandomFlip:
+    """keras.layers.RandomFlip, mended: refuses a mode that there is not.
+
+    Keras 3.15 takes any mode and, where it doesn't know it, never flips.
+    """
+    layer = keras.layers.RandomFlip(*args, **kwargs)
+    modes = ("horizontal", "vertical", "horizontal_and_vertical")
+    if layer.mode not in modes:
+        raise ValueError(
+            f"mode is {layer.mode!r}; expected one of {', '.join(modes)}."
+        )
+    return layer
+
+
+_MENDED = {"RandomFlip": _random_flip, "RandomShear": _random_shear}
+
 for _name in _KERAS_LAYERS:
     if not hasattr(keras.layers, _name):
         continue  # It came with a later version.
-    if _name == "RandomShear":
-        AUGMENTATIONS.adopt("keras", _random_shear, _name)
-    else:
-        AUGMENTATIONS.adopt("keras", getattr(keras.layers, _name))
+    _layer = _MENDED.get(_name, getattr(keras.layers, _name))
+    AUGMENTATIONS.adopt("keras", _layer, _name)
 
 
 def _keras_cv_layer(name: str) -> type:

@@ -68,7 +68,7 @@ def _torch() -> Callable:
     )
 
 
-@BACKBONES.register()
+@BACKBONES.register(given=["image_size"])
 def efficientnet_lite0(
     image_size: int | None = None, weights: str | None = "imagenet"
 ) -> Backbone:
@@ -129,7 +129,7 @@ def _lite0_file() -> str:
     return os.path.join(folder, "efficientnet-lite0-57934424.pth")
 
 
-@BACKBONES.register()
+@BACKBONES.register(given=["image_size"])
 def course_cnn(
     image_size: int | None = None,
     weights: str | None = None,
@@ -166,7 +166,7 @@ def course_cnn(
     return Backbone(model, _zero_to_one(), "0..1", weights is not None)
 
 
-@BACKBONES.register()
+@BACKBONES.register(given=["image_size"])
 def tiny_cnn(
     image_size: int | None = None, weights: str | None = None
 ) -> Backbone:

@@ -42,7 +42,7 @@ class Classifier:
         return self.model.input_shape[1]
 
 
-@PARTS.register()
+@PARTS.register(given=["num_classes"])
 def classifier(
     num_classes: int,
     backbone: Callable[..., Backbone],
@@ -74,27 +74,40 @@ def classifier(
     Raises:
         UserError: the arguments don't fit together.
     """
-    for name, part in (("backbone", backbone), ("head", head)):
-        if not callable(part):
-            raise UserError(
-                f"classifier.{name} is a {type(part).__name__}, made before "
-                "the strategy's scope. Pass the reference without "
-                f"parentheses: classifier.{name} = @..."
-            )
+    if image_size is not None and image_size < 1:
+        raise UserError(
+            f"classifier.image_size is {image_size}; expected a number of "
+            "pixels, at least 1, or None."
+        )
     if batch_norm not in ("auto", "frozen", "trained"):
         raise UserError(
             f"classifier.batch_norm is {batch_norm!r}; expected 'auto', "
             "'frozen' or 'trained'."
         )
     built = backbone(image_size=image_size)
-    size = built.model.input_shape[1]
     made_head = head(num_classes)
+    for name, part, kind in (
+        ("backbone", built, Backbone),
+        ("head", made_head, Head),
+    ):
+        if not isinstance(part, kind):
+            raise UserError(
+                f"classifier.{name} makes a {type(part).__name__}; expected "
+                f"one that makes a {kind.__name__}."
+            )
     in_model, in_pipeline = place(augmentation)
+    size = built.model.input_shape[1]
 
     inputs = keras.Input((size, size, 3), dtype="uint8", name="image")
     x = keras.ops.cast(inputs, "float32")  # [B, S, S, 3], 0..255
     for layer in in_model:
         x = layer(x)
+        if x.shape != inputs.shape:
+            raise UserError(
+                f"{type(layer).__name__} in classifier.augmentation makes "
+                f"{inputs.shape[1:]} pixels {x.shape[1:]}; expected a layer "
+                "that keeps the image's size."
+            )
     x = built.prepare(x)
 
     lower, upper = _frozen_and_trained(built.model, freeze)

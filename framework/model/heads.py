@@ -39,7 +39,7 @@ class Head:
     probabilities: Callable[[np.ndarray], np.ndarray]
 
 
-@HEADS.register()
+@HEADS.register(given=["num_classes"])
 def softmax_head(
     num_classes: int,
     labels: str = "sparse",
@@ -87,7 +87,7 @@ def softmax_head(
     )
 
 
-@HEADS.register()
+@HEADS.register(given=["num_classes"])
 def sigmoid_head(
     num_classes: int,
     hidden: Sequence[int] = (),

@@ -47,6 +47,11 @@ class EarlyStopping:
                 "number of epochs, at least 1, or None."
             )
 
+    @property
+    def split(self) -> str:
+        """The split whose figure is monitored."""
+        return self.monitor.partition(".")[0]
+
     def best_epoch(self, history: list[dict]) -> int:
         """Index of the best epoch in a history, the first of equals.
 

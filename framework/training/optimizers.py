@@ -23,14 +23,13 @@ for _optimizer in (
 
 for _callback in (
     keras.callbacks.CSVLogger,
-    keras.callbacks.LambdaCallback,
     keras.callbacks.ReduceLROnPlateau,
     keras.callbacks.TerminateOnNaN,
 ):
     CALLBACKS.adopt("keras", _callback)
 
 
-@SCHEDULES.register()
+@SCHEDULES.register(given=["total_steps"])
 def warmup_cosine(
     total_steps: int,
     peak: float = 1e-3,
@@ -75,16 +74,7 @@ def make_optimizer(
 
     Call it inside the strategy's scope.
 
-    Raises:
-        UserError: one of them was made already, outside of the scope.
     """
-    for name, thing in (("optimizer", optimizer), ("schedule", schedule)):
-        if thing is not None and not callable(thing):
-            raise UserError(
-                f"train.{name} is a {type(thing).__name__} made before the "
-                "strategy's scope. Pass the reference without parentheses: "
-                f"train.{name} = @..."
-            )
     if schedule is None:
         return optimizer()
     return optimizer(learning_rate=schedule(total_steps))

@@ -38,11 +38,18 @@ class Plan:
     def __post_init__(self):
         for field in ("batch_size", "epochs"):
             value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not whole or value < 1:
                 raise UserError(
                     f"train.{field} is {value!r}; expected a whole number, at "
                     "least 1."
                 )
+        if self.batch_size > self.examples:
+            raise UserError(
+                f"train.batch_size is {self.batch_size}, more than the "
+                f"{self.examples} examples to train on; expected at most as "
+                f"many: train.batch_size = {self.examples}."
+            )
 
     def last_step(self, epoch: int) -> int:
         """Steps done when every example was seen `epoch + 1` times.
@@ -110,6 +117,17 @@ class Trainer:
         self.model.compile(optimizer=optimizer, loss=self._loss)
         self._step = tf.function(self._distributed_step, reduce_retracing=True)
 
+    def trace(self, batches: tf.data.Dataset) -> None:
+        """Builds the training step without running it.
+
+        Parts that don't fit together show here, before anything is written,
+        and the first step is as quick as the others.
+        """
+        spec = batches.element_spec
+        self._step.get_concrete_function(
+            spec["image"], spec["label"], spec["weight"]
+        )
+
     def _distributed_step(self, images, labels, weights):
         losses = self.strategy.run(
             self._replica_step, args=(images, labels, weights)
@@ -121,6 +139,11 @@ class Trainer:
     def _replica_step(self, images, labels, weights):
         """One replica's share of an update; returns its part of the loss."""
         context = tf.distribute.get_replica_context()
+        # What did not decode is black and has weight 0, which keeps it out of
+        # the loss. Batch normalisation knows no weights: it sees the batch's
+        # first readable picture once more instead.
+        readable = (weights > 0)[:, None, None, None]
+        images = tf.where(readable, images, images[tf.argmax(weights)])
         targets = self.classifier.head.encode(labels)
         # The mean is over the whole batch, whichever replica holds a row.
         total_weight = context.all_reduce(
@@ -149,7 +172,7 @@ class Trainer:
         plan: Plan,
         batches: tf.data.Dataset,
         validate: Callable[[], dict[str, float]] | None,
-        early_stopping: EarlyStopping,
+        early_stopping: EarlyStopping | None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         observers: Sequence["Observer"] = (),
         max_unreadable: float = 1.0,
@@ -161,7 +184,8 @@ class Trainer:
             batches: endless, from `Pipeline.training`.
             validate: returns the figures of the validation split, or None
                 where there is no such split.
-            early_stopping: tells the best epoch and when to stop.
+            early_stopping: tells the best epoch and when to stop; None
+                trains all epochs and keeps the last one's weights.
             callbacks: Keras callbacks.
             observers: told of every step and epoch (progress, logs).
             max_unreadable: the share of an epoch's examples that may fail to
@@ -175,7 +199,7 @@ class Trainer:
             list(callbacks),
             model=self.model,
             epochs=plan.epochs,
-            steps=plan.total_steps,
+            steps=plan.last_step(0),
             verbose=0,
         )
         watch = _Watch(plan, max_unreadable)
@@ -196,7 +220,7 @@ class Trainer:
             self._mean_loss.reset_state()
             self._accuracy.reset_state()
             while step < plan.last_step(epoch):
-                keras_callbacks.on_train_batch_begin(step)
+                keras_callbacks.on_train_batch_begin(step - first_step)
                 batch = next(stream)
                 loss = self._step(
                     batch["image"], batch["label"], batch["weight"]
@@ -205,7 +229,9 @@ class Trainer:
                 watch.check(epoch, step, loss, batch)
                 for observer in observers:
                     observer.on_step(epoch, step, self._figures)
-                keras_callbacks.on_train_batch_end(step - 1, {"loss": loss})
+                keras_callbacks.on_train_batch_end(
+                    step - first_step - 1, {"loss": loss}
+                )
             watch.flush()
             seconds = time.monotonic() - epoch_started
             training_seconds += seconds
@@ -223,12 +249,17 @@ class Trainer:
             history.append(figures)
             for observer in observers:
                 observer.on_epoch(figures)
-            if early_stopping.best_epoch(history) == epoch:
+            if (
+                early_stopping is None
+                or early_stopping.best_epoch(history) == epoch
+            ):
                 best_epoch, best_weights = epoch, self.model.get_weights()
             keras_callbacks.on_epoch_end(epoch, _keras_logs(figures))
-            if epoch + 1 < plan.epochs and (
-                early_stopping.should_stop(history) or self.model.stop_training
-            ):
+            stop = self.model.stop_training or (
+                early_stopping is not None
+                and early_stopping.should_stop(history)
+            )
+            if stop and epoch + 1 < plan.epochs:
                 stopped_early = True
                 break
         self.model.set_weights(best_weights)
@@ -335,11 +366,17 @@ def _keras_logs(figures: dict) -> dict[str, float]:
 
 
 def validation(
-    predictor: Predictor, batches: tf.data.Dataset
+    predictor: Predictor, batches: tf.data.Dataset, max_unreadable: float = 1.0
 ) -> Callable[[], dict[str, float]]:
-    """A function that judges the model as it is on the same batches."""
+    """A function that judges the model as it is on the same batches.
+
+    Args:
+        predictor: of the model.
+        batches: of the validation split.
+        max_unreadable: as for `Predictor.predict`.
+    """
 
     def validate() -> dict[str, float]:
-        return predictor.predict(batches).figures()
+        return predictor.predict(batches, max_unreadable).figures()
 
     return validate

@@ -81,7 +81,7 @@ def test_nothing_readable_is_an_error(arrays):
         .evaluation(examples, 32, 16)
         .map(lambda batch: {**batch, "weight": batch["weight"] * 0})
     )
-    with pytest.raises(UserError, match="None of the 40 examples decodes"):
+    with pytest.raises(UserError, match="40 of 40 examples to judge by do not"):
         Predictor(classifier(2, tiny_cnn, softmax_head)).predict(batches)
 
 
