@@ -153,7 +153,6 @@ def train(
         seed,
         augmentation=built.augmentation_in_pipeline,
     )
-
     trainer.trace(batches)
 
     # Batches -> trained weights.
@@ -194,8 +193,7 @@ def train(
         if judged and name == judged[0]:
             figures["label"] = judged[1]
             run.write_predictions(predictions, data.class_names)
-            title = judged[1] + (" (STAND-IN DATA)" if data.stand_in else "")
-            report.print_quality(console, figures, title)
+            report.print_quality(console, figures, f"{judged[1]}, {data.title}")
         summary[name] = figures
     summary["unreadable"] = unreadable
     _report_unreadable(console, unreadable)
@@ -212,7 +210,7 @@ def train(
     report.history_figure(
         history.epochs,
         history.best_epoch,
-        data.source + (" (STAND-IN DATA)" if data.stand_in else ""),
+        data.title,
     ).savefig(picture, dpi=110)
     run.write("history.png", picture.getvalue())
     run.write_model(built.model)
@@ -227,8 +225,7 @@ def _announce(console: Console, data: Data) -> None:
     counts = ", ".join(f"{len(e):,} {name}" for name, e in data.splits.items())
     say(
         console,
-        f"Data: {data.source}{' (STAND-IN DATA)' if data.stand_in else ''}, "
-        f"{data.num_classes} classes "
+        f"Data: {data.title}, {data.num_classes} classes "
         f"({', '.join(data.class_names[:12])}"
         f"{', ...' if data.num_classes > 12 else ''}), {counts} examples.",
     )

@@ -30,6 +30,11 @@ class Data:
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def title(self) -> str:
+        """The source's name; a stand-in is never named without saying so."""
+        return self.source + (" (STAND-IN DATA)" if self.stand_in else "")
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:
