@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
-from framework.console import say
+from framework.console import say, some
 from framework.data.pipeline import Pipeline
 from framework.data.source import StreamedExamples
 from framework.errors import UserError
@@ -260,6 +260,5 @@ def _report_unreadable(console: Console, unreadable: list[str]) -> None:
     say(
         console,
         f"{len(unreadable)} examples did not decode and were left out: "
-        f"{', '.join(unreadable[:8])}"
-        f"{' ...' if len(unreadable) > 8 else ''} (all in {SUMMARY}).",
+        f"{some(unreadable)} (all in {SUMMARY}).",
     )

@@ -82,7 +82,7 @@ class Pipeline:
                 batch_size,
             )
         else:
-            dataset = self._streamed(
+            dataset = self._batches(
                 _stream_epochs(examples, seed, first_position),
                 first_position,
                 None,
@@ -107,7 +107,7 @@ class Pipeline:
             )
         else:
             in_order = examples.stream(tf.constant(-1, tf.int64))
-            dataset = self._streamed(
+            dataset = self._batches(
                 _number(in_order, 0), 0, size, image_size, batch_size
             )
         return dataset.prefetch(tf.data.AUTOTUNE)
@@ -140,35 +140,30 @@ class Pipeline:
                 "id": tf.where(real, tf.gather(ids, index), ""),
             }
 
-        # Reading and decoding in one parallel map: one hand-over an example.
-        dataset = self._decode(
-            tf.data.Dataset.range(first, last), image_size, read
+        dataset = self._batches(
+            tf.data.Dataset.range(first, last),
+            first,
+            end,
+            image_size,
+            batch_size,
+            read,
         )
-        dataset = _keep_places(dataset, first, end, batch_size)
-        dataset = dataset.batch(batch_size, drop_remainder=True)
         # Labels and ids follow from the positions and are looked up by the
         # batch, so that an example that does not decode keeps its own.
         return dataset.map(describe)
 
-    def _streamed(
+    def _batches(
         self,
         dataset: tf.data.Dataset,
         first: int,
         end: int | None,
         image_size: int,
         batch_size: int,
-    ) -> tf.data.Dataset:
-        dataset = self._decode(dataset, image_size)
-        dataset = _keep_places(dataset, first, end, batch_size)
-        return dataset.batch(batch_size, drop_remainder=True)
-
-    def _decode(
-        self,
-        dataset: tf.data.Dataset,
-        image_size: int,
         read: Callable[..., dict] = lambda example: example,
     ) -> tf.data.Dataset:
         def decode_one(element):
+            # Reading and decoding in one parallel map: one hand-over an
+            # example.
             example = read(element)
             image = example["image"]
             if image.dtype == tf.string:
@@ -182,9 +177,10 @@ class Pipeline:
         dataset = dataset.map(
             decode_one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
-        # What does not decode leaves a hole in the positions, which
-        # _keep_places fills.
-        return dataset.ignore_errors()
+        # What does not decode leaves a hole in the positions.
+        dataset = dataset.ignore_errors()
+        dataset = _keep_places(dataset, first, end, batch_size)
+        return dataset.batch(batch_size, drop_remainder=True)
 
 
 def shuffled_index(

@@ -1,12 +1,19 @@
 """Turns a model and a split's batches into one prediction an example."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
 
+from framework.console import some
 from framework.errors import UserError
 from framework.model.classifier import Classifier
+
+
+def readable_ids(ids: Iterable[bytes]) -> list[str]:
+    """A batch's ids as text; file names need not be valid in any encoding."""
+    return [example_id.decode("utf-8", "replace") for example_id in ids]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,9 +84,7 @@ class Predictor:
             weights.append(batch["weight"].numpy())
             outputs.append(output.numpy())
             losses.append(loss.numpy())
-        names = np.array(
-            [i.decode("utf-8", "replace") for i in np.concatenate(ids)], object
-        )
+        names = np.array(readable_ids(np.concatenate(ids)), object)
         read = np.concatenate(weights) > 0
         # Padding has no id; what has one and no weight did not decode.
         unreadable = tuple(names[~read & (names != "")])
@@ -88,7 +93,7 @@ class Predictor:
             raise UserError(
                 f"{len(unreadable)} of {real} examples to judge by do not "
                 f"decode, more than pipeline.max_unreadable = "
-                f"{max_unreadable}: {', '.join(unreadable[:8])}. Expected "
+                f"{max_unreadable}: {some(unreadable)}. Expected "
                 "JPEG, PNG, GIF, BMP or WebP images. Mend or remove them, or "
                 "allow more."
             )

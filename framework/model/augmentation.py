@@ -7,7 +7,7 @@ augment in `predict` too; they run in the pipeline, on training batches only.
 
 import inspect
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -102,7 +102,7 @@ for _name in _KERAS_LAYERS:
     AUGMENTATIONS.adopt("keras", _layer, _name)
 
 
-def _keras_cv_layer(name: str) -> type:
+def _keras_cv_layer(name: str) -> Callable[..., keras.layers.Layer]:
     def make(*args, **kwargs):
         import keras_cv
 

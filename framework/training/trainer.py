@@ -15,8 +15,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from framework.console import some
 from framework.errors import UserError
-from framework.evaluation.predictions import Predictor
+from framework.evaluation.predictions import Predictor, readable_ids
 from framework.model.classifier import Classifier
 from framework.training.early_stopping import EarlyStopping
 
@@ -325,37 +326,27 @@ class _Watch:
         weights = np.asarray(batch["weight"])
         if not weights.all():
             ids = np.asarray(batch["id"])[weights == 0]
-            self.unreadable.update(dict.fromkeys(map(_text, ids)))
+            self.unreadable.update(dict.fromkeys(readable_ids(ids)))
             allowed = self._max_unreadable * self._plan.examples
             if len(self.unreadable) > allowed:
                 raise UserError(
                     f"{len(self.unreadable)} of {self._plan.examples} training "
                     "examples do not decode so far, more than "
                     f"pipeline.max_unreadable = {self._max_unreadable}: "
-                    f"{_some(self.unreadable)}. Mend or remove them, or allow "
+                    f"{some(self.unreadable)}. Mend or remove them, or allow "
                     "more."
                 )
         if not math.isfinite(float(loss)):
             raise UserError(
                 f"The loss is {float(loss)} at step {step} (epoch "
                 f"{epoch + 1}). The batch held "
-                f"{_some(map(_text, np.asarray(batch['id'])), 64)}. What "
+                f"{some(readable_ids(np.asarray(batch['id'])), 64)}. What "
                 "usually helps: a learning rate ten times lower, a warm-up "
                 "(train.schedule = @warmup_cosine), clipping "
                 "(keras.Adam.global_clipnorm = 1.0). If it happens at the "
                 "very first step, look at these images and at the "
                 "augmentation."
             )
-
-
-def _text(example_id: bytes) -> str:
-    return example_id.decode("utf-8", "replace")
-
-
-def _some(names, most: int = 8) -> str:
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _keras_logs(figures: dict) -> dict[str, float]:
