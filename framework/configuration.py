@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 
 import gin
+import tensorflow as tf
 
 from framework.errors import UserError
 from framework.registry import MODES, OPTIMIZERS, all_names, find, nearest
@@ -27,6 +28,8 @@ _OWN_MODULES = (
     "framework.data.tfds",
     "framework.data.pipeline",
     "framework.model.classifier",
+    "framework.training.checkpoints",
+    "framework.training.distribution",
     "framework.training.optimizers",
     "framework.training.early_stopping",
     "framework.modes",
@@ -37,12 +40,13 @@ def find_gin_file(name: str) -> str:
     """The path of a gin file: as it is, or one that is shipped with us.
 
     `gin/base.gin` and `base.gin` are found from any working directory, so
-    that one's own gin file can include them.
+    that one's own gin file can include them. `gs://...` and the like are read
+    through TensorFlow's file system.
 
     Raises:
         UserError: there is no such file.
     """
-    if os.path.isfile(name):
+    if tf.io.gfile.exists(name) and not tf.io.gfile.isdir(name):
         return name
     bare = re.sub(r"^(\./)?gin/", "", name)
     for folder in _SHIPPED:
@@ -71,7 +75,7 @@ def _is_gin_file(name: str) -> bool:
 
 
 def _open_gin_file(name: str):
-    return open(find_gin_file(name), encoding="utf-8")
+    return tf.io.gfile.GFile(find_gin_file(name), "r")
 
 
 gin.config.register_file_reader(_open_gin_file, _is_gin_file)
@@ -111,7 +115,7 @@ class Configuration:
             self._imports.append(point.module)
         for module in imports:
             _import(module, "--import")
-        with open(path, encoding="utf-8") as file:
+        with _open_gin_file(path) as file:
             text = file.read()
         self.asked = "\n".join(
             [text.rstrip("\n"), *(f"import {m}" for m in imports), *bindings]
@@ -170,6 +174,21 @@ class Configuration:
             if not re.search(rf"^import {re.escape(module)}$", text, re.M)
         ]
         return "\n".join([*lines, text])
+
+
+def bindings(text: str) -> dict[str, str]:
+    """What a text of `operative` binds, value by parameter."""
+    bound: dict[str, str] = {}
+    parameter = None
+    for line in text.splitlines():
+        start = re.match(r"([\w./]+)\s*=\s*(.*)", line)
+        if start:
+            parameter, bound[parameter] = start[1], start[2].rstrip("\\")
+        elif parameter and line.startswith(" "):
+            bound[parameter] += " ".join(line.split())
+        else:
+            parameter = None
+    return {name: " ".join(value.split()) for name, value in bound.items()}
 
 
 def _import(module: str, whence: str) -> None:

@@ -33,7 +33,12 @@ _MODE = flags.DEFINE_enum("mode", "train", ["train"], "What to do.")
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "The run's directory. By default runs/<gin file's name>/<number>.",
+    "The run's directory; gs:// and the like too. By default "
+    "runs/<gin file's name>/<number>. An unfinished run of the same "
+    "configuration is continued.",
+)
+_NEW = flags.DEFINE_bool(
+    "new", False, "Begin a new run, also where one could be continued."
 )
 
 
@@ -96,14 +101,42 @@ def main(argv: list[str]) -> None:
             imports=_IMPORT.value,
             mode=_MODE.value,
             workdir=_WORKDIR.value,
+            new=_NEW.value,
         )
     except UserError as error:
-        print(f"\nError: {error.message}", file=sys.stderr)
-        sys.exit(2)
+        _leave(f"Error: {error.message}", 2)
     except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        sys.exit(130)
+        _leave("Stopped.", 130)
+    except Exception as error:
+        # Of the modules that TensorFlow comes with: imported where they are
+        # needed.
+        from framework.training.distribution import WorkerLost
+        from framework.training.interruption import Interrupted
+
+        if not isinstance(error, (WorkerLost, Interrupted)):
+            raise
+        _leave(error.message, error.status)
+
+
+def _leave(message: str, status: int) -> None:
+    """Ends the process at once.
+
+    Among several workers the ordinary way would wait for peers, for minutes
+    where they are gone.
+    """
+    print(f"\n{message}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """As absl does, but a mistake ends with 2 like any other of the user's."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        _leave(f"Error: {error} Expected flags: see --help.", 2)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse)

@@ -3,15 +3,17 @@
 import contextlib
 import dataclasses
 import io
+import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
 from framework.console import say, some
-from framework.data.pipeline import Pipeline
+from framework.data.pipeline import Pipeline, Share, example_ids
 from framework.data.source import StreamedExamples
 from framework.errors import UserError
 from framework.evaluation import report
@@ -25,11 +27,18 @@ from framework.run_directory import (
     weights_sha256,
 )
 from framework.task import Data, Task
-from framework.training import distribution
+from framework.training import resuming
+from framework.training.checkpoints import Checkpoints, CheckpointStore
+from framework.training.distribution import Distribution, World
 from framework.training.early_stopping import EarlyStopping
 from framework.training.optimizers import make_optimizer
+from framework.training.precision import precision as use_precision
 from framework.training.progress import ProgressObserver
-from framework.training.trainer import History, Plan, Trainer, validation
+from framework.training.state import Plan
+from framework.training.trainer import History, Trainer, validation
+
+_ALL_DEVICES = Distribution()
+_NOW_AND_THEN = Checkpoints()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,17 +60,22 @@ class Result:
     class_names: tuple[str, ...]
 
 
-@MODES.register(given=["open_run", "console"])
+@MODES.register(given=["locate", "console"])
 def train(
-    open_run: Callable[[], RunDirectory],
+    locate: Callable[[], RunDirectory],
     task: Task,
     classifier: Callable[..., Classifier],
     optimizer: Callable[..., keras.optimizers.Optimizer],
     pipeline: Pipeline,
+    distribution: Distribution = _ALL_DEVICES,
+    checkpoints: Checkpoints = _NOW_AND_THEN,
     early_stopping: EarlyStopping | None = None,
     schedule: Callable[[int], Any] | None = None,
     epochs: int = 10,
     batch_size: int = 32,
+    accumulation: int = 1,
+    steps_per_call: int = 1,
+    precision: str = "float32",
     seed: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     deterministic: bool = True,
@@ -70,18 +84,24 @@ def train(
     """Trains, evaluates, reports, exports.
 
     Args:
-        open_run: makes the run's directory; called when all else is known to
+        locate: finds the run's directory; called when all else is known to
             be in order, so that a mistake leaves nothing behind.
         task: what the data is; `@rock_paper_scissors()`.
         classifier: builds the model; `@classifier`.
         optimizer: `@keras.Adam`, without parentheses.
         pipeline: how pictures become batches; `@pipeline()`.
+        distribution: which devices train together; `@distribution()`.
+        checkpoints: how often to save; `@Checkpoints()`.
         early_stopping: which epoch is best, when to stop; None trains all
             epochs and keeps the last one's weights.
         schedule: maps the number of updates to the optimizer's learning
             rate; `@warmup_cosine`, without parentheses.
         epochs: passes over the training split, at most.
         batch_size: examples an update, over all replicas.
+        accumulation: in how many parts a replica works through its rows of a
+            batch, to save memory.
+        steps_per_call: updates between two looks of the host.
+        precision: "float32", "mixed_bfloat16", "mixed_float16" or "float64".
         seed: of weights, order, augmentation and dropout.
         callbacks: Keras callbacks.
         deterministic: same seed, same machine: same weights. Some operations
@@ -91,44 +111,261 @@ def train(
     Raises:
         UserError: the data can't be had, the parts don't fit together, or
             the loss is not finite.
+        Interrupted: asked to stop; the run is saved.
+        WorkerLost: another worker is gone.
     """
     if not 0 <= seed < 2**32:
         raise UserError(
             f"train.seed is {seed}; expected a whole number, 0 or more and "
             "less than 2**32."
         )
+    for name, value in (
+        ("accumulation", accumulation),
+        ("steps_per_call", steps_per_call),
+    ):
+        if value < 1:
+            raise UserError(
+                f"train.{name} is {value}; expected a whole number, at least 1."
+            )
+    # Devices -> replicas. First of all: workers can't be joined later.
+    world = distribution.make()
     console = console or Console()
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(seed)
-    if deterministic:
-        tf.config.experimental.enable_op_determinism()
+    if not world.is_chief:
+        console = Console(quiet=True)
+    with world.together(), use_precision(precision):
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(seed)
+        if deterministic:
+            tf.config.experimental.enable_op_determinism()
 
-    # Task -> source -> splits.
-    data = task.load(
-        lambda name, reason: console.print(report.stand_in_notice(name, reason))
+        # Task -> source -> splits.
+        data = task.load(
+            lambda name, reason: console.print(
+                report.stand_in_notice(name, reason)
+            )
+        )
+        _announce(console, data)
+        plan = Plan(len(data.splits["train"]), batch_size, epochs)
+        rows = world.share.rows(batch_size)
+        if rows % accumulation:
+            raise UserError(
+                f"train.accumulation is {accumulation}, and each replica has "
+                f"{rows} rows of a batch; expected a divisor of {rows}."
+            )
+        if early_stopping and early_stopping.split not in data.splits:
+            say(
+                console,
+                f"No {early_stopping.split} split: EarlyStopping is not used, "
+                "all epochs are trained and the last one's weights kept.",
+            )
+            early_stopping = None
+
+        # Backbone, head and preprocessing -> classifier.
+        with world.strategy.scope():
+            built = classifier(data.num_classes, compiled=world.kind == "tpu")
+            trainer = Trainer(
+                built,
+                make_optimizer(optimizer, schedule, plan.total_steps),
+                world,
+                accumulation,
+            )
+            predictor = Predictor(built, world)
+        for line in built.description:
+            say(console, line)
+        _say_what_is_trained(console, built, plan)
+        say(console, world.description)
+
+        # Splits -> batches.
+        for line in pipeline.description:
+            say(console, line)
+        # On a data service: the same for all workers, another at each start.
+        job = world.from_chief(secrets.token_hex(8))
+
+        def batches(first_position: int, share: Share) -> tf.data.Dataset:
+            return pipeline.training(
+                data.splits["train"],
+                built.image_size,
+                batch_size,
+                seed,
+                first_position,
+                built.augmentation_in_pipeline,
+                share,
+                job,
+            )
+
+        evaluated = {
+            name: pipeline.evaluation(
+                examples, built.image_size, batch_size, world.share
+            )
+            for name, examples in data.splits.items()
+            if name != "train"
+        }
+
+        # Run directory -> where to begin.
+        facts = resuming.facts(data)
+        world.check_alike("data", facts["data"])
+
+        def find() -> tuple[RunDirectory, Any, list[str]]:
+            run = locate()
+            if run.is_finished:
+                return run, run.results(), []
+            facts["configuration"] = run.configuration
+            store = CheckpointStore(run.checkpoints, checkpoints)
+            return run, *resuming.load(
+                store, facts, built.model, trainer.optimizer
+            )
+
+        run, found, remarks = world.chief_does(find)
+        if run.is_finished:
+            say(console, f"{run.path} holds this run, finished already.")
+            return _as_it_was_left(run, built.model, *found)
+        state, memories = resuming.restore(
+            found, built.model, trainer.optimizer, callbacks
+        )
+        stream = trainer.stream(batches, plan, state.step)
+        trainer.trace(stream)
+        run.path = world.chief_does(run.create)
+        for line in (
+            *remarks,
+            *resuming.inexact(callbacks),
+            f"Run directory: {run.path}",
+        ):
+            say(console, line)
+        if run.is_begun:
+            say(
+                console,
+                f"Taken up again after step {state.step} of "
+                f"{plan.total_steps}.",
+            )
+
+        # Batches -> trained weights.
+        progress = ProgressObserver(console, plan)
+        observers = [progress]
+        if world.is_chief:
+            observers.append(LogObserver(run, state.epochs))
+        store = CheckpointStore(
+            run.checkpoints if world.is_chief else None, checkpoints
+        )
+        with (
+            contextlib.closing(run),
+            contextlib.closing(progress),
+            contextlib.closing(store),
+        ):
+            history = trainer.fit(
+                plan,
+                batches,
+                validation(
+                    predictor, evaluated["validation"], pipeline.max_unreadable
+                )
+                if "validation" in evaluated
+                else None,
+                early_stopping,
+                callbacks,
+                observers,
+                pipeline.max_unreadable,
+                lambda positions: example_ids(
+                    data.splits["train"], positions, seed
+                ),
+                state,
+                memories,
+                store,
+                facts,
+                stream,
+                steps_per_call,
+            )
+            _say_how_it_ended(console, history, plan)
+            summary = _judge(
+                console, world, run, data, predictor, evaluated, pipeline
+            )
+            summary["unreadable"][:0] = history.unreadable
+            _report_unreadable(console, summary["unreadable"])
+            summary["train"] = {
+                **history.epochs[history.best_epoch]["train"],
+                "epochs": len(history.epochs),
+                "best_epoch": history.best_epoch + 1,
+                "stopped_early": history.stopped_early,
+                "images_per_second": history.images_per_second,
+                "seconds": history.seconds,
+                "continued": history.continued,
+                "workers": world.workers,
+                "replicas": world.replicas,
+            }
+            summary["weights_sha256"] = weights_sha256(built.model)
+            if world.is_chief:
+                picture = io.BytesIO()
+                report.history_figure(
+                    history.epochs, history.best_epoch, data.title
+                ).savefig(picture, dpi=110)
+                run.write("history.png", picture.getvalue())
+                run.write_model(built.model)
+                # Last: a run with a summary is complete.
+                run.finish(summary)
+        # Nobody leaves before the chief is done, or it breaks its peers.
+        world.exchange(None)
+    return Result(
+        built.model, history, summary, run.path, tuple(data.class_names)
     )
-    _announce(console, data)
-    plan = Plan(len(data.splits["train"]), batch_size, epochs)
-    if early_stopping and early_stopping.split not in data.splits:
-        say(
-            console,
-            f"No {early_stopping.split} split: EarlyStopping is not used, all "
-            "epochs are trained and the last one's weights kept.",
-        )
-        early_stopping = None
 
-    # Backbone, head and preprocessing -> classifier.
-    strategy = distribution.make_strategy()
-    with strategy.scope():
-        built = classifier(data.num_classes)
-        trainer = Trainer(
-            built,
-            make_optimizer(optimizer, schedule, plan.total_steps),
-            strategy,
-        )
-        predictor = Predictor(built)
-    for line in built.description:
-        say(console, line)
+
+def _judge(
+    console: Console,
+    world: World,
+    run: RunDirectory,
+    data: Data,
+    predictor: Predictor,
+    evaluated: dict[str, tf.data.Dataset],
+    pipeline: Pipeline,
+) -> dict[str, Any]:
+    """Trained weights -> figures and predictions, by split."""
+    summary: dict[str, Any] = {
+        "data": {
+            "source": data.source,
+            "stand_in": data.stand_in,
+            "classes": list(data.class_names),
+            "examples": {n: len(e) for n, e in data.splits.items()},
+        },
+        "unreadable": [],
+    }
+    judged = report.judged_split(data.splits)
+    for name, batches in evaluated.items():
+        predictions = predictor.predict(batches, pipeline.max_unreadable)
+        summary["unreadable"] += predictions.unreadable
+        figures = report.quality(predictions, data.class_names)
+        if judged and name == judged[0]:
+            figures["label"] = judged[1]
+            if world.is_chief:
+                run.write_predictions(predictions, data.class_names)
+            report.print_quality(console, figures, f"{judged[1]}, {data.title}")
+        summary[name] = figures
+    return summary
+
+
+def _as_it_was_left(
+    run: RunDirectory,
+    model: keras.Model,
+    weights: list[np.ndarray],
+    epochs: list[dict],
+    summary: dict[str, Any],
+) -> Result:
+    """The result of a run that is finished."""
+    model.set_weights(weights)
+    train = summary["train"]
+    history = History(
+        epochs=epochs,
+        best_epoch=train["best_epoch"] - 1,
+        stopped_early=train["stopped_early"],
+        unreadable=tuple(summary["unreadable"]),
+        seconds=train["seconds"],
+        images_per_second=train["images_per_second"],
+        continued=train["continued"],
+    )
+    classes = tuple(summary["data"]["classes"])
+    return Result(model, history, summary, run.path, classes)
+
+
+def _say_what_is_trained(
+    console: Console, built: Classifier, plan: Plan
+) -> None:
     counts = [
         sum(v.shape.num_elements() for v in variables)
         for variables in (built.model.trainable_variables, built.model.weights)
@@ -137,87 +374,7 @@ def train(
         console,
         f"{counts[0]:,} of {counts[1]:,} parameters are trained, for "
         f"{plan.epochs} epochs of {plan.last_step(0)} steps at batch "
-        f"{batch_size}.",
-    )
-
-    # Splits -> batches.
-    evaluated = {
-        name: pipeline.evaluation(examples, built.image_size, batch_size)
-        for name, examples in data.splits.items()
-        if name != "train"
-    }
-    batches = pipeline.training(
-        data.splits["train"],
-        built.image_size,
-        batch_size,
-        seed,
-        augmentation=built.augmentation_in_pipeline,
-    )
-    trainer.trace(batches)
-
-    # Batches -> trained weights.
-    run = open_run()
-    say(console, f"Run directory: {run.path}")
-    progress = ProgressObserver(console, plan)
-    with contextlib.closing(progress):
-        history = trainer.fit(
-            plan,
-            batches,
-            validation(
-                predictor, evaluated["validation"], pipeline.max_unreadable
-            )
-            if "validation" in evaluated
-            else None,
-            early_stopping,
-            callbacks,
-            (progress, LogObserver(run)),
-            pipeline.max_unreadable,
-        )
-    _say_how_it_ended(console, history, plan)
-
-    # Trained weights -> figures, pictures, files.
-    summary: dict[str, Any] = {
-        "data": {
-            "source": data.source,
-            "stand_in": data.stand_in,
-            "classes": list(data.class_names),
-            "examples": {n: len(e) for n, e in data.splits.items()},
-        }
-    }
-    unreadable = list(history.unreadable)
-    judged = report.judged_split(data.splits)
-    for name, split_batches in evaluated.items():
-        predictions = predictor.predict(split_batches, pipeline.max_unreadable)
-        unreadable += predictions.unreadable
-        figures = report.quality(predictions, data.class_names)
-        if judged and name == judged[0]:
-            figures["label"] = judged[1]
-            run.write_predictions(predictions, data.class_names)
-            report.print_quality(console, figures, f"{judged[1]}, {data.title}")
-        summary[name] = figures
-    summary["unreadable"] = unreadable
-    _report_unreadable(console, unreadable)
-    summary["train"] = {
-        **history.epochs[history.best_epoch]["train"],
-        "epochs": len(history.epochs),
-        "best_epoch": history.best_epoch + 1,
-        "stopped_early": history.stopped_early,
-        "images_per_second": history.images_per_second,
-        "seconds": history.seconds,
-    }
-    summary["weights_sha256"] = weights_sha256(built.model)
-    picture = io.BytesIO()
-    report.history_figure(
-        history.epochs,
-        history.best_epoch,
-        data.title,
-    ).savefig(picture, dpi=110)
-    run.write("history.png", picture.getvalue())
-    run.write_model(built.model)
-    # Last: a run with a summary is complete.
-    run.finish(summary)
-    return Result(
-        built.model, history, summary, run.path, tuple(data.class_names)
+        f"{plan.batch_size}.",
     )
 
 

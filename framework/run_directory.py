@@ -9,32 +9,47 @@ runs/<name>/<number>/
     history.png       training against validation
     model.keras       the trained model, the best epoch's weights
     predictions.csv   of the last evaluation, an example a line
+    checkpoints/      where an unfinished run continues
     summary.json      the end in figures; written last, it marks the run
                       as complete
 """
 
 import csv
+import fcntl
 import hashlib
 import importlib.metadata
 import io
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from framework.configuration import bindings
+from framework.console import some
 from framework.errors import UserError
 from framework.evaluation.predictions import Predictions
+from framework.training.checkpoints import digest
 from framework.training.trainer import Observer
 
 SUMMARY = "summary.json"
+_OPERATIVE = "operative.gin"
+_LOCK = ".lock"
+# What a run writes before anything else.
+_FIRST = (_OPERATIVE, "config.gin", "environment.json")
+_MAY_CHANGE = (
+    r"(\w+[./])*("
+    r"(distribution|Checkpoints)\.\w+|pipeline\.service|"
+    r"train\.(distribution|checkpoints|steps_per_call))"
+)
 _LIBRARIES = (
     "tensorflow",
     "keras",
@@ -50,18 +65,28 @@ class RunDirectory:
 
     Attributes:
         path: the directory.
+        is_begun: whether an unfinished run of the same configuration lies
+            there, to be continued.
+        is_finished: whether a finished one does.
     """
 
     def __init__(self, path: str):
         self.path = path
+        operative = tf.io.gfile.exists(self.file(_OPERATIVE))
+        self.is_finished = tf.io.gfile.exists(self.file(SUMMARY))
+        self.is_begun = operative and not self.is_finished
+        # Of a new run under runs/: where it takes the next number.
+        self._base = ""
+        self._texts: dict[str, str] = {}
+        self._lock: int | None = None
 
     @classmethod
     def check(cls, name: str, workdir: str | None = None) -> None:
-        """Looks whether `create` will succeed; writes nothing.
+        """Looks whether a run can go there at all; writes nothing.
 
         Raises:
-            UserError: `workdir` is not an empty or a new directory, or the
-                name is that of the link to the newest run.
+            UserError: `workdir` holds something else than a run, or the name
+                is that of the link to the newest run.
         """
         if not workdir:
             if name == "latest":
@@ -77,38 +102,150 @@ class RunDirectory:
                 f"--workdir is {workdir}, which is a file; expected a "
                 "directory, or a path where one can be made."
             )
-        if tf.io.gfile.exists(os.path.join(workdir, SUMMARY)):
+        held = set(tf.io.gfile.listdir(workdir))
+        if _OPERATIVE not in held and held - {_LOCK, *_FIRST}:
             raise UserError(
-                f"{workdir} holds a finished run already. Choose another "
-                "--workdir, or leave it out to get a new number."
-            )
-        if tf.io.gfile.listdir(workdir):
-            raise UserError(
-                f"{workdir} is not empty: it holds an unfinished run, or "
-                "something else. Expected an empty or a new directory; "
-                "choose another --workdir or remove this one."
+                f"{workdir} holds something else than a run: "
+                f"{some(sorted(held))}. Expected an empty or a new directory, "
+                "or that of a run to continue; choose another --workdir."
             )
 
     @classmethod
-    def create(cls, name: str, workdir: str | None = None) -> "RunDirectory":
-        """Makes `workdir`, or the next free number under `runs/<name>`.
+    def locate(
+        cls,
+        name: str,
+        asked: str,
+        operative: str,
+        workdir: str | None = None,
+        new: bool = False,
+    ) -> "RunDirectory":
+        """Where the run goes, or goes on; writes nothing.
+
+        An unfinished run of the same configuration is continued; otherwise
+        it is `workdir`, or the next free number under `runs/<name>`.
+
+        Args:
+            name: of the gin file.
+            asked: the configuration as asked for.
+            operative: as used.
+            workdir: the directory, if it is given.
+            new: continue nothing.
 
         Raises:
-            UserError: as `check` does, or it can't be written.
+            UserError: `workdir` holds a run of another configuration, or one
+                that another process is at.
         """
         cls.check(name, workdir)
-        place = workdir or os.path.join("runs", name)
+        if workdir:
+            run = cls(workdir)
+            if run.is_begun or run.is_finished:
+                run._check_same(operative, new)
+        else:
+            run = cls._in_runs(os.path.join("runs", name), operative, new)
+        run._texts = {_OPERATIVE: operative, "config.gin": asked}
+        return run
+
+    @classmethod
+    def _in_runs(cls, base: str, operative: str, new: bool) -> "RunDirectory":
+        for number in [] if new else reversed(_numbers(base)):
+            run = cls(os.path.join(base, number))
+            if (
+                run.is_begun
+                and not _differences(run.read(_OPERATIVE), operative)
+                and not run._is_locked()
+            ):
+                return run
+        run = cls(os.path.join(base, _next_number(base)))
+        run._base = base
+        return run
+
+    def _check_same(self, operative: str, new: bool) -> None:
+        differing = _differences(self.read(_OPERATIVE), operative)
+        if differing:
+            raise UserError(
+                f"{self.path} holds a run of another configuration. Where "
+                f"they differ: {'; '.join(differing)}. Choose another "
+                "--workdir, or ask for the same."
+            )
+        if new:
+            raise UserError(
+                f"--new is given, and {self.path} holds a run already. "
+                "Choose another --workdir, or leave --new out."
+            )
+        if self._is_locked():
+            raise UserError(
+                f"Another process is at the run in {self.path}. Wait for "
+                "it, or choose another --workdir."
+            )
+
+    def create(self) -> str:
+        """Makes the directory, or takes it over from a process that ended.
+
+        Returns:
+            its path.
+
+        Raises:
+            UserError: it can't be written, or another process has just taken
+                it.
+        """
         try:
-            run = cls(workdir or _next_number(place))
-            tf.io.gfile.makedirs(run.path)
-            run.write_json("environment.json", _environment())
+            if self._base:
+                self._take_number()
+            tf.io.gfile.makedirs(self.path)
+            if not self._take_lock():
+                raise UserError(
+                    f"Another process has just begun in {self.path}. Start "
+                    "again to get a number of your own."
+                )
+            for name, text in self._texts.items():
+                self.write(name, text)
+            self.write_json("environment.json", _environment())
+            return self.path
         except (OSError, tf.errors.OpError) as error:
             raise UserError(
-                f"{os.path.abspath(place)} can't be written: {error}. "
+                f"{os.path.abspath(self.path)} can't be written: {error}. "
                 "Expected a directory, or a path where one can be made; "
                 "choose another place with --workdir."
             ) from error
-        return run
+
+    def _take_number(self) -> None:
+        os.makedirs(self._base, exist_ok=True)
+        while True:
+            try:
+                os.mkdir(self.path)
+                return
+            except FileExistsError:  # Another run took it meanwhile.
+                self.path = os.path.join(self._base, _next_number(self._base))
+
+    def _take_lock(self) -> bool:
+        """Marks the directory as in use, for as long as this process lives.
+
+        Object stores have no locks: there it is the user's to run one only.
+        """
+        if "://" in self.path:
+            return True
+        self._lock = os.open(self.file(_LOCK), os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            return False
+        return True
+
+    def _is_locked(self) -> bool:
+        if "://" in self.path or not os.path.exists(self.file(_LOCK)):
+            return False
+        probe = RunDirectory(self.path)
+        try:
+            return not probe._take_lock()
+        finally:
+            probe.close()
+
+    def close(self) -> None:
+        """Gives the directory free for other processes."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Writes the summary, which marks the run as complete.
@@ -116,8 +253,37 @@ class RunDirectory:
         `runs/latest` then points at it, if it lies under `runs`.
         """
         self.write_json(SUMMARY, summary)
+        if self._lock is not None:
+            os.unlink(self.file(_LOCK))
+            self.close()
         if os.path.dirname(os.path.dirname(self.path)) == "runs":
             _point_latest_at(self.path)
+
+    @property
+    def configuration(self) -> str:
+        """A fingerprint of what must not change from start to start."""
+        bound = bindings(self._texts[_OPERATIVE])
+        return digest(
+            {k: v for k, v in sorted(bound.items()) if not _may_change(k)}
+        )
+
+    def results(self) -> tuple[list[np.ndarray], list[dict], dict]:
+        """Of a finished run: the model's weights, its epochs, its summary."""
+        with tempfile.TemporaryDirectory() as folder:
+            local = os.path.join(folder, "model.keras")
+            tf.io.gfile.copy(self.file("model.keras"), local)
+            model = keras.saving.load_model(local, compile=False)
+        epochs = map(json.loads, self.read("metrics.jsonl").splitlines())
+        return model.get_weights(), list(epochs), json.loads(self.read(SUMMARY))
+
+    @property
+    def checkpoints(self) -> str:
+        """Where the checkpoints lie."""
+        return self.file("checkpoints")
+
+    def read(self, name: str) -> str:
+        with tf.io.gfile.GFile(self.file(name), "r") as file:
+            return file.read()
 
     def file(self, name: str) -> str:
         return os.path.join(self.path, name)
@@ -129,10 +295,6 @@ class RunDirectory:
 
     def write_json(self, name: str, content: Any) -> None:
         self.write(name, json.dumps(content, indent=2) + "\n")
-
-    def append_json_line(self, name: str, content: Any) -> None:
-        with tf.io.gfile.GFile(self.file(name), "a") as file:
-            file.write(json.dumps(content) + "\n")
 
     def write_model(self, model: keras.Model) -> None:
         """Saves `model.keras`, by way of a local file (gs:// has no seek)."""
@@ -170,14 +332,23 @@ class RunDirectory:
 
 
 class LogObserver(Observer):
-    """Writes every epoch to `metrics.jsonl` and for TensorBoard."""
+    """Writes every epoch to `metrics.jsonl` and for TensorBoard.
 
-    def __init__(self, run: RunDirectory):
+    Args:
+        run: where to.
+        epochs: what a run that is continued has behind it.
+    """
+
+    def __init__(self, run: RunDirectory, epochs: Sequence[dict] = ()):
         self._run = run
+        self._lines = [json.dumps(figures) for figures in epochs]
         self._writers = {}
 
     def on_epoch(self, figures: dict) -> None:
-        self._run.append_json_line("metrics.jsonl", figures)
+        self._lines.append(json.dumps(figures))
+        # Whole: object stores can't append, and a run that is continued must
+        # not keep what it had written after its checkpoint.
+        self._run.write("metrics.jsonl", "\n".join(self._lines) + "\n")
         for split in ("train", "validation"):
             if split not in figures:
                 continue
@@ -203,18 +374,35 @@ def weights_sha256(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
+def _numbers(base: str) -> list[str]:
+    if not os.path.isdir(base):
+        return []
+    return sorted((n for n in os.listdir(base) if n.isdigit()), key=int)
+
+
 def _next_number(base: str) -> str:
-    """Makes `base/001`, or the number after the highest there is."""
-    os.makedirs(base, exist_ok=True)
-    number = max((int(n) for n in os.listdir(base) if n.isdigit()), default=0)
-    while True:
-        number += 1
-        path = os.path.join(base, f"{number:03}")
-        try:
-            os.mkdir(path)
-            return path
-        except FileExistsError:
-            continue  # Another run took it meanwhile.
+    """The number after the highest there is, from 001."""
+    numbers = _numbers(base)
+    return f"{int(numbers[-1]) + 1 if numbers else 1:03}"
+
+
+def _differences(before: str, now: str) -> list[str]:
+    """Bindings in which two configurations differ, but for how they run.
+
+    On how many devices, how often it is saved and who decodes may change from
+    one start to the next.
+    """
+    was, wanted = bindings(before), bindings(now)
+    return [
+        f"{name} was {was.get(name, 'not bound')}, now "
+        f"{wanted.get(name, 'not bound')}"
+        for name in sorted({*was, *wanted})
+        if was.get(name) != wanted.get(name) and not _may_change(name)
+    ]
+
+
+def _may_change(name: str) -> bool:
+    return re.fullmatch(_MAY_CHANGE, name) is not None
 
 
 def _point_latest_at(path: str) -> None:

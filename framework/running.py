@@ -16,6 +16,7 @@ def run(
     imports: Sequence[str] = (),
     mode: str = "train",
     workdir: str | None = None,
+    new: bool = False,
     console: Console | None = None,
 ) -> Result:
     """Does what `python -m framework.main` does, and returns the result.
@@ -28,6 +29,8 @@ def run(
         mode: what to do, a name in `framework.registry.MODES`.
         workdir: the run's directory; by default the next free number under
             `runs/<the gin file's name>`.
+        new: begin anew, also where an unfinished run of the same
+            configuration could be continued.
         console: where to write; standard output by default.
 
     Raises:
@@ -36,10 +39,13 @@ def run(
     configuration = Configuration(gin_file, bindings, imports)
     RunDirectory.check(configuration.name, workdir)
 
-    def open_run() -> RunDirectory:
-        run_directory = RunDirectory.create(configuration.name, workdir)
-        run_directory.write("config.gin", configuration.asked)
-        run_directory.write("operative.gin", configuration.operative())
-        return run_directory
+    def locate() -> RunDirectory:
+        return RunDirectory.locate(
+            configuration.name,
+            configuration.asked,
+            configuration.operative(),
+            workdir,
+            new,
+        )
 
-    return configuration.call(mode, open_run=open_run, console=console)
+    return configuration.call(mode, locate=locate, console=console)

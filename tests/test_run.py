@@ -1,9 +1,11 @@
 """Whole runs, from Python and from the command line."""
 
+import fcntl
 import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +13,7 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import framework
@@ -20,8 +23,10 @@ import tasks.shapes  # noqa: F401
 from framework.configuration import Configuration, find_gin_file
 from framework.errors import UserError
 from framework.evaluation import report
-from framework.registry import TASKS
+from framework.registry import CALLBACKS, TASKS
 from framework.run_directory import RunDirectory
+from framework.training.interruption import Interrupted
+from framework.training.progress import ProgressObserver
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 GIN_FILES = sorted(
@@ -125,6 +130,7 @@ def test_two_processes_are_bit_identical(in_tmp):
             "Did you mean 'epochs'",
         ),
         (["--gin_file=gin/smoke.gin", "oops"], "Unexpected argument 'oops'"),
+        (["--ginfile=gin/smoke.gin"], "Error: Unknown command line flag"),
     ],
 )
 def test_a_users_mistake_costs_no_stack_trace(in_tmp, arguments, message):
@@ -184,17 +190,202 @@ def test_what_is_left_open_is_named(in_tmp):
 
 
 def test_what_is_there_is_not_overwritten(in_tmp):
-    framework.run("gin/smoke.gin", QUICK, workdir="here")
-    with pytest.raises(UserError, match="finished run already"):
-        framework.run("gin/smoke.gin", QUICK, workdir="here")
-    (in_tmp / "here" / "summary.json").unlink()
-    with pytest.raises(UserError, match="not empty"):
-        framework.run("gin/smoke.gin", QUICK, workdir="here")
+    first = framework.run("gin/smoke.gin", QUICK, workdir="here")
+    left = {p.name: p.stat().st_mtime_ns for p in (in_tmp / "here").iterdir()}
+    again = framework.run("gin/smoke.gin", QUICK, workdir="here")
+    assert again.summary == first.summary
+    assert again.history == first.history
+    for a, b in zip(
+        again.model.get_weights(), first.model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert left == {
+        p.name: p.stat().st_mtime_ns for p in (in_tmp / "here").iterdir()
+    }
+    with pytest.raises(UserError, match=r"train\.seed was 0, now 1\. Choose"):
+        framework.run(
+            "gin/smoke.gin", [*QUICK, "train.seed = 1"], workdir="here"
+        )
+    with pytest.raises(UserError, match="--new is given"):
+        framework.run("gin/smoke.gin", QUICK, workdir="here", new=True)
     with pytest.raises(UserError, match="which is a file"):
         framework.run("gin/smoke.gin", workdir="here/history.png")
+    (in_tmp / "photos").mkdir()
+    (in_tmp / "photos" / "a.jpg").write_text("")
+    with pytest.raises(UserError, match=r"something else than a run: a\.jpg"):
+        framework.run("gin/smoke.gin", QUICK, workdir="photos")
     (in_tmp / "latest.gin").write_text("include 'gin/smoke.gin'")
     with pytest.raises(UserError, match="Rename it"):
         framework.run("latest.gin")
+
+
+SAVED = [
+    *QUICK,
+    "train.epochs = 4",
+    "Checkpoints.every_steps = 1",
+    "train.callbacks = [@keras.CSVLogger(), @keras.ReduceLROnPlateau()]",
+    "keras.CSVLogger.filename = 'log.csv'",
+    "keras.ReduceLROnPlateau.patience = 1",
+    "keras.ReduceLROnPlateau.min_delta = 10.0",
+    "keras.ReduceLROnPlateau.monitor = 'val_loss'",
+    "softmax_head.dropout = 0.2",
+]
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Makes runs receive SIGTERM after so many updates; None for none."""
+    on_step = ProgressObserver.on_step
+
+    def stop(step):
+
+        def interrupt(self, epoch, now, figures):
+            on_step(self, epoch, now, figures)
+            if now == step:
+                signal.raise_signal(signal.SIGTERM)
+
+        monkeypatch.setattr(ProgressObserver, "on_step", interrupt)
+
+    return stop
+
+
+@pytest.mark.parametrize("step", [1, 4, 5])
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
+    in_tmp, stop_after, step
+):
+    """In an epoch, at its end, with callbacks that remember."""
+    expected = framework.run("gin/smoke.gin", SAVED)
+    log = (in_tmp / "log.csv").read_text()
+    stop_after(step)
+    with pytest.raises(Interrupted, match="Stopped by SIGTERM") as stopped:
+        framework.run("gin/smoke.gin", SAVED)
+    assert stopped.value.status == 143
+    stop_after(None)
+    result = framework.run("gin/smoke.gin", SAVED)
+    assert result.directory.endswith("002"), "the same run"
+    assert result.history.continued == 1
+    for key in ("weights_sha256", "test", "validation"):
+        assert result.summary[key] == expected.summary[key]
+    assert [e["train"] for e in result.history.epochs] == [
+        e["train"] for e in expected.history.epochs
+    ]
+    assert [e["learning_rate"] for e in result.history.epochs] == [
+        e["learning_rate"] for e in expected.history.epochs
+    ]
+    assert (in_tmp / "log.csv").read_text() == log
+    lines = (in_tmp / "runs/smoke/002/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_what_may_and_may_not_change_on_the_way(in_tmp, stop_after, capsys):
+    stop_after(3)
+
+    def again(*bindings, **how):
+        framework.run("gin/smoke.gin", [*SAVED, *bindings], **how)
+
+    with pytest.raises(Interrupted):
+        again()
+    # Another configuration, or --new, gets another number.
+    for how in ({"bindings": ["train.seed = 1"]}, {"new": True}):
+        with pytest.raises(Interrupted):
+            again(*how.pop("bindings", ()), **how)
+    assert len(list((in_tmp / "runs" / "smoke").iterdir())) == 3
+    # How it is run may change.
+    capsys.readouterr()
+    again("Checkpoints.every_steps = 100", "train.steps_per_call = 2")
+    text = capsys.readouterr().out
+    assert "Run directory: runs/smoke/003" in text
+    assert "Taken up again after step" in text
+
+
+def test_other_data_is_not_trained_on_by_the_way(in_tmp, stop_after):
+    images = {}
+    for name in ("a", "b"):
+        (in_tmp / "photos" / name).mkdir(parents=True)
+        for number in range(20):
+            image = np.full((40, 40, 3), 5 * number, np.uint8)
+            images[name, number] = tf.io.encode_png(image).numpy()
+            path = in_tmp / "photos" / name / f"{number}.png"
+            path.write_bytes(images[name, number])
+    bindings = [
+        "train.task = @image_folder()",
+        "ImageFolder.root = 'photos'",
+        "Checkpoints.every_steps = 1",
+        "train.batch_size = 8",
+        "train.epochs = 2",
+    ]
+
+    def run():
+        framework.run(
+            "gin/smoke.gin",
+            bindings,
+            imports=["tasks.image_folder"],
+            workdir="here",
+        )
+
+    stop_after(3)
+    with pytest.raises(Interrupted):
+        run()
+    extra = in_tmp / "photos" / "a" / "extra.png"
+    extra.write_bytes(images["a", 0])
+    with pytest.raises(UserError, match="The data has changed since"):
+        run()
+    extra.unlink()
+    run()
+
+
+def test_a_damaged_checkpoint_is_passed_over_aloud(in_tmp, stop_after, capsys):
+    expected = framework.run("gin/smoke.gin", SAVED)
+    stop_after(4)
+    with pytest.raises(Interrupted):
+        framework.run("gin/smoke.gin", SAVED)
+    places = sorted((in_tmp / "runs/smoke/002/checkpoints").iterdir())
+    assert len(places) == 2
+    with (places[1] / "arrays.npz").open("r+b") as file:
+        file.truncate(1000)
+    stop_after(None)
+    capsys.readouterr()
+    result = framework.run("gin/smoke.gin", SAVED)
+    text = capsys.readouterr().out
+    assert (
+        f"WARNING: passed over runs/smoke/002/checkpoints/{places[1].name}"
+        in (text)
+    )
+    assert f"Taken up again after step {int(places[0].name)}" in text
+    assert (
+        result.summary["weights_sha256"] == expected.summary["weights_sha256"]
+    )
+
+
+def test_two_processes_do_not_share_a_directory(in_tmp):
+    framework.run("gin/smoke.gin", QUICK, workdir="a")
+    (in_tmp / "a" / "summary.json").unlink()
+    with (in_tmp / "a" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="Another process is at the run"):
+            framework.run("gin/smoke.gin", QUICK, workdir="a")
+    framework.run("gin/smoke.gin", QUICK, workdir="a")
+
+
+def test_callbacks_that_cannot_be_continued_are_named(in_tmp, capsys):
+    class Moody(keras.callbacks.Callback):
+        pass
+
+    CALLBACKS.register()(Moody)
+    framework.run("gin/smoke.gin", [*QUICK, "train.callbacks = [@Moody()]"])
+    assert "Not exactly resumable: Moody has no get_state" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_run_may_lie_on_another_file_system(in_tmp):
+    """ram:// stands for gs:// and the like."""
+    result = framework.run("gin/smoke.gin", QUICK, workdir="ram://bucket/run")
+    names = set(tf.io.gfile.listdir("ram://bucket/run"))
+    assert {"summary.json", "model.keras", "metrics.jsonl"} <= names
+    again = framework.run("gin/smoke.gin", QUICK, workdir="ram://bucket/run")
+    assert again.summary == result.summary
+    assert not list(in_tmp.iterdir())
 
 
 def test_the_link_points_at_complete_runs_only(in_tmp, monkeypatch):
@@ -236,10 +427,10 @@ def test_without_validation_the_last_epoch_is_kept(in_tmp):
 def test_a_place_that_cannot_be_written_is_named(in_tmp):
     (in_tmp / "file").write_text("")
     with pytest.raises(UserError, match="can't be written"):
-        RunDirectory.create("x", str(in_tmp / "file" / "run"))
+        RunDirectory.locate("x", "", "", str(in_tmp / "file" / "run")).create()
     (in_tmp / "runs").write_text("")
     with pytest.raises(UserError, match="can't be written"):
-        RunDirectory.create("x")
+        RunDirectory.locate("x", "", "").create()
 
 
 def test_a_task_of_ones_own_is_found_in_the_working_directory(in_tmp):
@@ -343,9 +534,16 @@ def test_help_does_not_wait_for_tensorflow():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "--[no]" not in done.stdout
-    for flag in ("gin_file", "gin_param", "import", "mode", "workdir"):
-        assert f"--{flag}" in done.stdout
+    shown = set(re.findall(r"^ *--(?:\[no\])?(\w+)", done.stdout, re.M))
+    assert {
+        "gin_file",
+        "gin_param",
+        "import",
+        "mode",
+        "new",
+        "workdir",
+    } <= shown
+    assert not {"verbosity", "logtostderr"} & shown
 
 
 def test_gin_files_are_found_from_anywhere(in_tmp):

@@ -1,22 +1,77 @@
 """Turns a split's examples into batches of uint8 pixels for the model.
 
-A batch is `{"image": uint8 [B, S, S, 3], "label": int64 [B], "id": string
-[B], "position": int64 [B], "weight": float32 [B]}`. The order is a pure
-function of (seed, epoch, position), so that any run can be repeated and
-continued from any step.
+A batch is `{"image": uint8 [b, S, S, 3], "label": int64 [b], "id": string
+[b], "position": int64 [b], "weight": float32 [b]}`. The order is a pure
+function of (seed, epoch, position), so that any run can be repeated, continued
+from any step, and shared out over any number of workers.
 """
 
 import dataclasses
+import hashlib
+import json
+import re
+import socket
 from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from framework.data.images import RESIZES, decode, resize, to_rgb
 from framework.data.source import Examples, IndexedExamples, StreamedExamples
 from framework.errors import UserError
-from framework.model.augmentation import apply_in_pipeline
+from framework.model.augmentation import augment_in_pipeline
 from framework.registry import PARTS
+
+# How many pictures one thread decodes in a row: enough that what it costs to
+# begin is not felt, few enough that the first batch comes soon.
+_CHUNK = 32
+# Into how many parts a stream is cut where the data service shares it out.
+_STREAM_PARTS = 32
+_SERVICE_ADDRESS = re.compile(r"grpc://(\[[^\]]+\]|[^:/\[\]]+):(\d{1,5})")
+_CONNECT_SECONDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Which rows of every global batch a worker makes.
+
+    Replica r of worker w takes rows `(w * replicas + r) * b` and the b - 1
+    behind it of each global batch, b being what `rows` returns.
+
+    Attributes:
+        workers: the number of processes that train together.
+        worker: which of them this is, from 0.
+        replicas: devices of this worker; all workers have as many.
+    """
+
+    workers: int = 1
+    worker: int = 0
+    replicas: int = 1
+
+    def __post_init__(self):
+        if self.replicas < 1 or not 0 <= self.worker < self.workers:
+            raise UserError(
+                f"Received {self}; expected at least one worker and one "
+                "replica, and a worker from 0 to workers - 1."
+            )
+
+    def rows(self, batch_size: int) -> int:
+        """The rows of a global batch that fall to each replica.
+
+        Raises:
+            UserError: they can't all get the same number.
+        """
+        total = self.workers * self.replicas
+        if batch_size < 1 or batch_size % total:
+            below, above = batch_size // total, -(-batch_size // total)
+            sizes = [str(n * total) for n in (below, max(above, 1)) if n > 0]
+            raise UserError(
+                f"The batch size is {batch_size}; expected a multiple of "
+                f"{total}, the number of replicas ({self.workers} workers "
+                f"with {self.replicas} each), such as {' or '.join(sizes)}."
+            )
+        return batch_size // total
 
 
 @PARTS.register("pipeline")
@@ -30,10 +85,14 @@ class Pipeline:
             borders.
         max_unreadable: the share of a split's examples that may fail to
             decode before training stops.
+        service: the dispatcher of a tf.data service that makes the training
+            batches, "grpc://host:port"; None makes them in this process.
+            `python -m framework.data_service` starts one.
     """
 
     resize: str = "squash"
     max_unreadable: float = 0.01
+    service: str | None = None
 
     def __post_init__(self):
         if self.resize not in RESIZES:
@@ -46,6 +105,26 @@ class Pipeline:
                 f"pipeline.max_unreadable is {self.max_unreadable}; expected "
                 "a share from 0 to 1."
             )
+        if self.service is not None:
+            _host_and_port(self.service)
+
+    @property
+    def description(self) -> tuple[str, ...]:
+        """Sentences for the start-up text."""
+        if self.service is None:
+            return ()
+        return (
+            f"Training batches come from the tf.data service at "
+            f"{self.service}, whose workers must see the same files under "
+            "the same names. Their order depends on timing: the run is "
+            "neither bit-reproducible nor exactly resumable. Each example "
+            "comes once an epoch but for what is under way: at an epoch's "
+            "border the next one's may come first, and what a lost service "
+            "worker held is skipped. Without its dispatcher, or any worker, "
+            "training waits. Streamed data is shuffled within "
+            f"{_STREAM_PARTS} parts of it, whose order is shuffled too. "
+            "Evaluation stays in this process.",
+        )
 
     def training(
         self,
@@ -55,6 +134,8 @@ class Pipeline:
         seed: int,
         first_position: int = 0,
         augmentation: Sequence[keras.layers.Layer] = (),
+        share: Share = Share(),
+        job: str = "",
     ) -> tf.data.Dataset:
         """Shuffled, endless batches.
 
@@ -65,122 +146,222 @@ class Pipeline:
         Args:
             examples: the split.
             image_size: side S of the images in pixels.
-            batch_size: B.
-            seed: of the order.
+            batch_size: of a global batch; b is `share.rows(batch_size)`.
+            seed: of the order and of what `augmentation` draws.
             first_position: where to start, in examples since the beginning of
                 training; what lies before is not decoded.
             augmentation: layers that can't run in the model.
+            share: which rows of each global batch to make; the replicas'
+                batches come one after the other. With a service the workers
+                take what comes instead.
+            job: tells runs apart that use one service at the same time. All
+                workers of a run pass the same, and another after a restart.
+
+        Raises:
+            UserError: the batch can't be shared out evenly, or no service
+                answers at the address given.
         """
+        rows = share.rows(batch_size)
+        size = len(examples)
+        at_service = self.service is not None
+        if at_service:
+            _probe(self.service)
+            # Which worker gets which batch, the service decides.
+            share, batch_size = Share(), rows
+
+        augment = augment_in_pipeline(augmentation, seed, image_size)
         if isinstance(examples, IndexedExamples):
-            size = len(examples)
-            dataset = self._indexed(
-                examples,
-                lambda position: shuffled_index(position, size, seed),
-                first_position,
-                None,
-                image_size,
-                batch_size,
+            index_at = _shuffled(size, seed)
+            chunks = _position_chunks(
+                share, batch_size, rows, first_position, None
             )
+            read = _reader(examples, index_at)
         else:
-            dataset = self._batches(
-                _stream_epochs(examples, seed, first_position),
-                first_position,
-                None,
-                image_size,
-                batch_size,
+            elements = (
+                _stream_parts(examples, seed, first_position)
+                if at_service
+                else _stream_epochs(examples, seed, first_position)
             )
-        dataset = apply_in_pipeline(dataset, augmentation)
+            elements = _own(elements, share, batch_size, first_position)
+            chunks = elements.batch(min(rows, _CHUNK), drop_remainder=True)
+            read = _image
+        dataset = self._batches(chunks, rows, image_size, read, augment)
+        if at_service:
+            name = _job_name(
+                job, self, examples, image_size, rows, seed, first_position
+            ) + _digest([layer.get_config() for layer in augmentation])
+            dataset = _distribute(dataset, self.service, name)
+        if isinstance(examples, IndexedExamples):
+            dataset = dataset.map(_describer(examples, index_at, None))
         return dataset.prefetch(tf.data.AUTOTUNE)
 
     def evaluation(
-        self, examples: Examples, image_size: int, batch_size: int
+        self,
+        examples: Examples,
+        image_size: int,
+        batch_size: int,
+        share: Share = Share(),
     ) -> tf.data.Dataset:
         """Every example once, in the source's order, in full batches.
 
-        The last batch is padded with black images of weight 0 and id "", so
-        that all batches have one shape.
+        The last global batch is padded with black images of weight 0 and id
+        "", so that all batches have one shape and all workers as many.
+
+        Args:
+            examples: the split.
+            image_size: side S of the images in pixels.
+            batch_size: of a global batch; b is `share.rows(batch_size)`.
+            share: which rows of each global batch to make.
+
+        Raises:
+            UserError: the batch can't be shared out evenly.
         """
+        rows = share.rows(batch_size)
         size = len(examples)
+        padded = -(-size // batch_size) * batch_size
         if isinstance(examples, IndexedExamples):
-            dataset = self._indexed(
-                examples, lambda p: p, 0, size, image_size, batch_size
-            )
+
+            def index_at(position):
+                return position
+
+            chunks = _position_chunks(share, batch_size, rows, 0, padded)
+            read = _reader(examples, index_at)
         else:
-            in_order = examples.stream(tf.constant(-1, tf.int64))
-            dataset = self._batches(
-                _number(in_order, 0), 0, size, image_size, batch_size
+            elements = _number(examples.stream(tf.constant(-1, tf.int64)), 0)
+            padding = tf.data.Dataset.range(size, padded).map(
+                lambda position: {
+                    "image": "",
+                    "label": tf.constant(0, tf.int64),
+                    "id": "",
+                    "position": position,
+                }
             )
-        return dataset.prefetch(tf.data.AUTOTUNE)
-
-    def _indexed(
-        self,
-        examples: IndexedExamples,
-        index_at: Callable[[tf.Tensor], tf.Tensor],
-        first: int,
-        end: int | None,
-        image_size: int,
-        batch_size: int,
-    ) -> tf.data.Dataset:
-        rows = tf.constant(examples.rows)
-        labels = tf.constant(examples.labels)
-        ids = tf.constant(examples.ids.tolist(), tf.string)
-        last = tf.int64.max if end is None else end
-
-        def read(position):
-            row = tf.gather(rows, index_at(position))
-            return {"image": examples.read(row), "position": position}
-
-        def describe(batch):
-            # Beyond the end lies padding, without a label and an id.
-            real = batch["position"] < last
-            index = index_at(tf.where(real, batch["position"], 0))
-            return {
-                **batch,
-                "label": tf.where(real, tf.gather(labels, index), 0),
-                "id": tf.where(real, tf.gather(ids, index), ""),
-            }
-
+            elements = elements.take(size).concatenate(padding)
+            chunks = _own(elements, share, batch_size, 0).batch(
+                min(rows, _CHUNK)
+            )
+            read = _image
+        # What lies beyond the end is not even read.
         dataset = self._batches(
-            tf.data.Dataset.range(first, last),
-            first,
-            end,
+            chunks,
+            rows,
             image_size,
-            batch_size,
             read,
+            lambda example: example,
+            lambda element: element["position"] < size,
         )
-        # Labels and ids follow from the positions and are looked up by the
-        # batch, so that an example that does not decode keeps its own.
-        return dataset.map(describe)
+        if isinstance(examples, IndexedExamples):
+            dataset = dataset.map(_describer(examples, index_at, size))
+        return dataset.prefetch(tf.data.AUTOTUNE)
 
     def _batches(
         self,
-        dataset: tf.data.Dataset,
-        first: int,
-        end: int | None,
+        chunks: tf.data.Dataset,
+        rows: int,
         image_size: int,
-        batch_size: int,
-        read: Callable[..., dict] = lambda example: example,
+        read: Callable[[dict], tf.Tensor],
+        augment: Callable[[dict], dict],
+        is_there: Callable[[dict], tf.Tensor] | None = None,
     ) -> tf.data.Dataset:
+        """Decodes chunks in parallel and makes batches of them.
+
+        Args:
+            chunks: elements with "position" `[k]`, and whatever else there
+                is of these examples, k being `rows` or anything up to
+                `_CHUNK`.
+            rows: of a batch.
+            image_size: S.
+            read: maps one row of a chunk to its image.
+            augment: applied to each image that decodes, with its position.
+            is_there: tells rows that are to be read from padding.
+        """
+
         def decode_one(element):
-            # Reading and decoding in one parallel map: one hand-over an
-            # example.
-            example = read(element)
-            image = example["image"]
+            image = read(element)
             if image.dtype == tf.string:
                 image = decode(image)
             else:
                 image = to_rgb(image)
             image = resize(image, image_size, self.resize)
             image = tf.ensure_shape(image, (image_size, image_size, 3))
-            return {**example, "image": image, "weight": tf.constant(1.0)}
+            return {
+                "image": image,
+                "row": element["row"],
+                "position": element["position"],
+            }
 
-        dataset = dataset.map(
-            decode_one, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        black = tf.zeros((image_size, image_size, 3), tf.uint8)
+
+        def decoded(chunk):
+            length = chunk["position"].shape[0]
+            count = tf.size(chunk["position"]) if length is None else length
+            numbered = {**chunk, "row": tf.range(count)}
+            dataset = tf.data.Dataset.from_tensor_slices(numbered)
+            if is_there is not None:
+                dataset = dataset.filter(is_there)
+            # What does not decode is missing behind this.
+            dataset = dataset.map(decode_one).ignore_errors().map(augment)
+            # Last comes what the missing ones are replaced by.
+            last = {
+                "image": black,
+                "row": tf.constant(-1),
+                "position": tf.constant(-1, tf.int64),
+            }
+            dataset = dataset.concatenate(
+                tf.data.Dataset.from_tensors(last)
+            ).batch(_CHUNK + 1)
+
+            def in_place(batch):
+                found = tf.size(batch["row"]) - 1
+                at = tf.tensor_scatter_nd_update(
+                    tf.fill([count], found),
+                    batch["row"][:-1, tf.newaxis],
+                    tf.range(found),
+                )
+                return {
+                    **{k: v for k, v in chunk.items() if k != "image"},
+                    "image": tf.ensure_shape(
+                        tf.gather(batch["image"], at),
+                        (length, image_size, image_size, 3),
+                    ),
+                    "weight": tf.cast(at < found, tf.float32),
+                }
+
+            return dataset.map(in_place)
+
+        # Threads decode whole chunks: a map over pictures, made safe against
+        # those that do not decode one by one, is slower by a fifth.
+        dataset = chunks.interleave(
+            decoded, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
-        # What does not decode leaves a hole in the positions.
-        dataset = dataset.ignore_errors()
-        dataset = _keep_places(dataset, first, end, batch_size)
-        return dataset.batch(batch_size, drop_remainder=True)
+        if dataset.element_spec["position"].shape[0] != rows:
+            dataset = dataset.rebatch(rows, drop_remainder=True)
+        return dataset
+
+
+def example_ids(
+    examples: Examples, positions: np.ndarray, seed: int | None
+) -> list[str]:
+    """What stands at positions, for messages.
+
+    Args:
+        examples: the split.
+        positions: integers `[N]`.
+        seed: of the training order; None for evaluation's.
+
+    Returns:
+        The ids; of a stream, which only reading would tell, "the example at
+        position ..."; "" for padding.
+    """
+    positions = np.asarray(positions, np.int64)
+    if not isinstance(examples, IndexedExamples):
+        return [f"the example at position {p}" for p in positions]
+    if seed is None:
+        return [
+            str(examples.ids[p]) if p < len(examples) else "" for p in positions
+        ]
+    index = _shuffled(len(examples), seed)(tf.constant(positions))
+    return [str(examples.ids[i]) for i in index.numpy()]
 
 
 def shuffled_index(
@@ -217,6 +398,10 @@ def shuffled_index(
     )
 
 
+def _shuffled(size: int, seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    return lambda position: shuffled_index(position, size, seed)
+
+
 def _mix(value: tf.Tensor) -> tf.Tensor:
     """splitmix64: spreads integers over uint64, https://prng.di.unimi.it."""
     x = tf.bitcast(value, tf.uint64) + tf.constant(
@@ -232,16 +417,104 @@ def _right(value: tf.Tensor, bits: int) -> tf.Tensor:
     return tf.bitwise.right_shift(value, tf.constant(bits, tf.uint64))
 
 
-def _epoch_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
-    pair = tf.stack([tf.constant(seed, tf.int64), epoch])
-    return tf.random.stateless_uniform(
-        [], pair, minval=0, maxval=2**62, dtype=tf.int64
-    )
+# Examples that can be read at any row.
+
+
+def _position_chunks(
+    share: Share, batch_size: int, rows: int, first: int, end: int | None
+) -> tf.data.Dataset:
+    """The positions of a worker's rows, by the chunk.
+
+    Args:
+        share: the worker's.
+        batch_size: of a global batch.
+        rows: of a replica's batch.
+        first: the first position of all workers.
+        end: the position after the last of all workers, a whole number of
+            batches behind the first; None for no end.
+    """
+    length = min(rows, _CHUNK)
+    own = batch_size // share.workers  # Of each global batch.
+    total = None if end is None else (end - first) // share.workers
+
+    def positions(chunk):
+        number = chunk * length + tf.range(length, dtype=tf.int64)
+        if total is not None and total % length:
+            number = number[: total - chunk * length]
+        batch, row = number // own, number % own
+        return {
+            "position": first + batch * batch_size + share.worker * own + row
+        }
+
+    chunks = tf.int64.max if total is None else -(-total // length)
+    return tf.data.Dataset.range(chunks).map(positions)
+
+
+def _reader(
+    examples: IndexedExamples, index_at: Callable[[tf.Tensor], tf.Tensor]
+) -> Callable[[dict], tf.Tensor]:
+    rows = tf.constant(examples.rows)
+
+    def read(element):
+        return examples.read(tf.gather(rows, index_at(element["position"])))
+
+    return read
+
+
+def _describer(
+    examples: IndexedExamples,
+    index_at: Callable[[tf.Tensor], tf.Tensor],
+    end: int | None,
+) -> Callable[[dict], dict]:
+    """Adds labels and ids, which follow from the positions, to a batch."""
+    labels = tf.constant(examples.labels)
+    ids = tf.constant(examples.ids.tolist(), tf.string)
+    last = tf.int64.max if end is None else end
+
+    def describe(batch):
+        # Beyond the end lies padding, without a label and an id.
+        real = batch["position"] < last
+        index = index_at(tf.where(real, batch["position"], 0))
+        return {
+            **batch,
+            "label": tf.where(real, tf.gather(labels, index), 0),
+            "id": tf.where(real, tf.gather(ids, index), ""),
+        }
+
+    return describe
+
+
+# Examples that can only be read in sequence.
+
+
+def _image(element: dict) -> tf.Tensor:
+    return element["image"]
 
 
 def _number(dataset: tf.data.Dataset, first: int) -> tf.data.Dataset:
     return dataset.enumerate(first).map(
         lambda position, example: {**example, "position": position}
+    )
+
+
+def _own(
+    dataset: tf.data.Dataset, share: Share, batch_size: int, first: int
+) -> tf.data.Dataset:
+    """Those of all examples, numbered from `first`, that are a worker's."""
+    if share.workers == 1:
+        return dataset
+    own = batch_size // share.workers
+    return dataset.filter(
+        lambda element: (
+            (element["position"] - first) % batch_size // own == share.worker
+        )
+    )
+
+
+def _epoch_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
+    pair = tf.stack([tf.constant(seed, tf.int64), epoch])
+    return tf.random.stateless_uniform(
+        [], pair, minval=0, maxval=2**62, dtype=tf.int64
     )
 
 
@@ -257,49 +530,97 @@ def _stream_epochs(
     return _number(dataset, first_position - skip).skip(skip)
 
 
-def _keep_places(
-    dataset: tf.data.Dataset, first: int, end: int | None, batch_size: int
+def _stream_parts(
+    examples: StreamedExamples, seed: int, first_position: int
 ) -> tf.data.Dataset:
-    """Fills holes in the positions, and the last batch, with zeros.
+    """Endless epochs as a dataset whose source can be dealt out.
 
-    Args:
-        dataset: elements with "position", in ascending order.
-        first: the first position.
-        end: the position after the last, or None for an endless dataset.
-        batch_size: what the number of elements is made a multiple of.
+    The service deals out what the first dataset of a pipeline yields. Were
+    these epochs, each of its workers would be in an epoch of its own.
     """
-    spec = dataset.element_spec
+    size = len(examples)
+    count = min(_STREAM_PARTS, size)
+    parts = [examples.slice(k / count, (k + 1) / count) for k in range(count)]
+    starts = np.cumsum([0, *map(len, parts)])
 
-    def blank(position):
-        zeros = {
-            key: tf.zeros(s.shape, s.dtype)
-            for key, s in spec.items()
-            if s.dtype != tf.string
-        }
-        if "id" in spec:  # Of a stream; nothing else tells what was there.
-            zeros["id"] = tf.strings.join(
-                ["the example at position ", tf.strings.as_string(position)]
-            )
-            if end is not None:
-                zeros["id"] = tf.where(position < end, zeros["id"], "")
-        return {**zeros, "position": position}
+    def part_of_epoch(number):
+        epoch = number // count
 
-    if end is not None:
-        padded = first + -(-(end - first) // batch_size) * batch_size
-        # One beyond, so that there is something to fill up to.
-        mark = tf.data.Dataset.from_tensors(
-            blank(tf.constant(padded, tf.int64))
+        def stream(part):
+            def make():
+                # Another seed for each part than the epoch's.
+                dataset = parts[part].stream(_epoch_seed(seed, number))
+                first = epoch * size + starts[part]
+                return tf.data.experimental.to_variant(_number(dataset, first))
+
+            return make
+
+        part = tf.cast(shuffled_index(number, count, seed), tf.int32)
+        variant = tf.switch_case(part, [stream(k) for k in range(count)])
+        return tf.data.experimental.from_variant(variant, spec)
+
+    spec = _number(parts[0].stream(tf.constant(-1, tf.int64)), 0).element_spec
+    epoch, position = divmod(first_position, size)
+    first_part = epoch * count + position * count // size
+    return tf.data.Dataset.range(first_part, tf.int64.max).flat_map(
+        part_of_epoch
+    )
+
+
+# The tf.data service.
+
+
+def _host_and_port(service: str) -> tuple[str, int]:
+    match = _SERVICE_ADDRESS.fullmatch(service)
+    if match is None or not 0 < int(match[2]) < 2**16:
+        raise UserError(
+            f"pipeline.service is {service!r}; expected the address of a "
+            "tf.data service's dispatcher, 'grpc://host:port', or None."
         )
-        dataset = dataset.concatenate(mark)
+    return match[1].strip("[]"), int(match[2])
 
-    def fill(expected, element):
-        holes = tf.data.Dataset.range(expected, element["position"])
-        return holes.map(blank).concatenate(
-            tf.data.Dataset.from_tensors(element)
-        )
 
-    dataset = dataset.scan(
-        tf.constant(first, tf.int64),
-        lambda expected, e: (e["position"] + 1, (expected, e)),
-    ).flat_map(fill)
-    return dataset if end is None else dataset.take(padded - first)
+def _probe(service: str) -> None:
+    """Raises a UserError where nothing answers; TensorFlow waits for ever."""
+    try:
+        socket.create_connection(
+            _host_and_port(service), timeout=_CONNECT_SECONDS
+        ).close()
+    except OSError as error:
+        raise UserError(
+            f"pipeline.service is {service!r}, where no tf.data service "
+            f"answers ({error}). Expected a running dispatcher; start one "
+            "with python -m framework.data_service --role=dispatcher, or set "
+            "pipeline.service = None."
+        ) from error
+
+
+def _digest(*values: object) -> str:
+    text = json.dumps(values, default=repr)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _job_name(
+    job: str, pipeline: Pipeline, examples: Examples, *settings: int
+) -> str:
+    ids = ()
+    if isinstance(examples, IndexedExamples):
+        ids = (_digest(examples.ids.tolist()), _digest(examples.rows.tolist()))
+    return f"{job}-{_digest(repr(pipeline), len(examples), ids, settings)}"
+
+
+def _distribute(
+    dataset: tf.data.Dataset, service: str, name: str
+) -> tf.data.Dataset:
+    # Registered under a name, since the graphs that workers of one run make
+    # need not be equal in every byte.
+    identifier = tf.data.experimental.service.register_dataset(
+        service, dataset, dataset_id=name
+    )
+    return tf.data.experimental.service.from_dataset_id(
+        processing_mode="distributed_epoch",
+        service=service,
+        dataset_id=identifier,
+        element_spec=dataset.element_spec,
+        job_name=name,
+    )

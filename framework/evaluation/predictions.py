@@ -1,7 +1,9 @@
 """Turns a model and a split's batches into one prediction an example."""
 
+import collections
 import dataclasses
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -9,6 +11,7 @@ import tensorflow as tf
 from framework.console import some
 from framework.errors import UserError
 from framework.model.classifier import Classifier
+from framework.training.distribution import World
 
 
 def readable_ids(ids: Iterable[bytes]) -> list[str]:
@@ -52,14 +55,25 @@ class Predictor:
 
     Args:
         classifier: its model is used as it is at the time of the call.
+        world: the replicas that share the work; every example is predicted
+            by one of them, and all workers get all predictions.
     """
 
-    def __init__(self, classifier: Classifier):
+    def __init__(self, classifier: Classifier, world: World):
         self._classifier = classifier
+        self._world = world
         self._loss = classifier.head.loss()
-        self._step = tf.function(self._batch, reduce_retracing=True)
+        self._step = tf.function(self._distributed, reduce_retracing=True)
 
-    def _batch(self, images, labels):
+    def _distributed(self, images, labels):
+        strategy = self._world.strategy
+        results = strategy.run(self._replica, args=(images, labels))
+        return [
+            tf.concat(strategy.experimental_local_results(result), 0)
+            for result in results
+        ]
+
+    def _replica(self, images, labels):
         outputs = self._classifier.model(images, training=False)
         targets = self._classifier.head.encode(labels)
         return outputs, self._loss(targets, outputs)
@@ -69,23 +83,34 @@ class Predictor:
     ) -> Predictions:
         """Predicts every example of `batches` once.
 
+        Every worker must call it.
+
         Args:
-            batches: from `Pipeline.evaluation`.
+            batches: from `Pipeline.evaluation`, of the world's share.
             max_unreadable: the share of examples that may fail to decode.
 
         Raises:
             UserError: more examples than that do not decode, or all of them.
         """
-        ids, labels, outputs, losses, weights = [], [], [], [], []
-        for batch in batches:
-            output, loss = self._step(batch["image"], batch["label"])
-            ids.append(batch["id"].numpy())
-            labels.append(batch["label"].numpy())
-            weights.append(batch["weight"].numpy())
-            outputs.append(output.numpy())
-            losses.append(loss.numpy())
-        names = np.array(readable_ids(np.concatenate(ids)), object)
-        read = np.concatenate(weights) > 0
+        parts = collections.defaultdict(list)
+        for batch in self._by_step(batches):
+            outputs, losses = self._step(
+                *(self._to_replicas(batch[key]) for key in ("image", "label"))
+            )
+            parts["outputs"].append(outputs.numpy())
+            parts["losses"].append(losses.numpy())
+            for key in ("id", "label", "position", "weight"):
+                parts[key] += [rows.numpy() for rows in batch[key]]
+        mine = {key: np.concatenate(rows) for key, rows in parts.items()}
+        everywhere = self._world.exchange(mine)
+        whole = {
+            key: np.concatenate([part[key] for part in everywhere])
+            for key in mine
+        }
+        order = np.argsort(whole["position"], kind="stable")
+        whole = {key: values[order] for key, values in whole.items()}
+        names = np.array(readable_ids(whole["id"]), object)
+        read = whole["weight"] > 0
         # Padding has no id; what has one and no weight did not decode.
         unreadable = tuple(names[~read & (names != "")])
         real = len(unreadable) + read.sum()
@@ -99,10 +124,26 @@ class Predictor:
             )
         return Predictions(
             ids=names[read],
-            labels=np.concatenate(labels)[read],
+            labels=whole["label"][read],
             probabilities=self._classifier.head.probabilities(
-                np.concatenate(outputs)[read]
+                whole["outputs"][read]
             ),
-            losses=np.concatenate(losses)[read],
+            losses=whole["losses"][read],
             unreadable=unreadable,
+        )
+
+    def _by_step(self, batches: tf.data.Dataset) -> Iterator[dict]:
+        """One batch for each of this worker's replicas at a time."""
+        rows = iter(batches)
+        while step := list(itertools.islice(rows, self._world.share.replicas)):
+            yield {key: [batch[key] for batch in step] for key in step[0]}
+
+    def _to_replicas(self, rows: list[tf.Tensor]):
+        if len(rows) == 1:
+            return rows[0]
+        first = self._world.worker * len(rows)
+        return (
+            self._world.strategy.experimental_distribute_values_from_function(
+                lambda context: rows[context.replica_id_in_sync_group - first]
+            )
         )

@@ -2,12 +2,19 @@
 
 Keras's own layers run in the model's graph and are the identity unless it is
 called with `training=True`. KerasCV's (0.9) ignore `training` and would
-augment in `predict` too; they run in the pipeline, on training batches only.
+augment in `predict` too; they run in the pipeline, on training batches only,
+and so do Keras's that XLA can't compile where the training step is compiled.
+
+In the pipeline every random number is a pure function of (seed, layer,
+position), so that a picture looks the same whenever and wherever it is made.
 """
 
+import contextlib
+import hashlib
 import inspect
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -59,6 +66,22 @@ _KERAS_CV_LAYERS = (
     "RandomSharpness",
     "RandomShear",
     "RandAugment",
+)
+
+# Those that XLA can't compile (Keras 3.15, TensorFlow 2.21): most for want of
+# a kernel for ImageProjectiveTransformV3, RandomElasticTransform for a range
+# whose length it can't know.
+NOT_COMPILED = frozenset(
+    (
+        "AugMix",
+        "RandAugment",
+        "RandomElasticTransform",
+        "RandomPerspective",
+        "RandomRotation",
+        "RandomShear",
+        "RandomTranslation",
+        "RandomZoom",
+    )
 )
 
 
@@ -123,69 +146,310 @@ for _name in _KERAS_CV_LAYERS:
 
 
 def place(
-    layers: Sequence[keras.layers.Layer],
+    layers: Sequence[keras.layers.Layer], compiled: bool = False
 ) -> tuple[tuple[keras.layers.Layer, ...], tuple[keras.layers.Layer, ...]]:
-    """Tells layers that run in the model from those that must run before it.
+    """Tells layers that run in the model from those that run before it.
+
+    The order is kept: what comes before a layer that can't run in the model
+    runs in the pipeline too.
 
     Args:
         layers: in the order in which the user wants them applied.
+        compiled: whether XLA compiles the model, as on a TPU.
 
     Returns:
         (in the model, in the pipeline).
 
     Raises:
-        UserError: something is not a layer, or the order can't be kept: a
-            layer that must run in the pipeline follows one in the model.
+        UserError: something is not a layer.
     """
-    in_model, in_pipeline = [], []
     for layer in layers:
         if not isinstance(layer, keras.layers.Layer):
             raise UserError(
                 f"classifier.augmentation holds {layer!r}; expected layers, "
                 "in a gin file @keras.RandomFlip() with parentheses."
             )
-        if not type(layer).__module__.startswith("keras_cv."):
-            in_model.append(layer)
-            continue
-        if in_model:
-            raise UserError(
-                f"KerasCV's {type(layer).__name__} runs in the pipeline, "
-                f"before {type(in_model[-1]).__name__}, which runs in the "
-                "model. Put KerasCV's layers first in "
-                "classifier.augmentation."
-            )
-        in_pipeline.append(layer)
-    return tuple(in_model), tuple(in_pipeline)
+    first = 0
+    for number, layer in enumerate(layers, start=1):
+        if why_not_in_model(layer, compiled):
+            first = number
+    return tuple(layers[first:]), tuple(layers[:first])
 
 
-def apply_in_pipeline(
-    dataset: tf.data.Dataset, layers: Sequence[keras.layers.Layer]
-) -> tf.data.Dataset:
-    """Augments batches: the same from run to run, given the seed.
+def why_not_in_model(
+    layer: keras.layers.Layer, compiled: bool = False
+) -> str | None:
+    """Why a layer must run in the pipeline; None where it need not."""
+    if type(layer).__module__.startswith("keras_cv."):
+        return "augments in predict too"
+    kinds = tuple(
+        getattr(keras.layers, name)
+        for name in NOT_COMPILED
+        if hasattr(keras.layers, name)
+    )
+    if compiled and isinstance(layer, kinds):
+        return "XLA can't compile it"
+    return None
 
-    KerasCV draws from operations that keep their state to themselves, so
-    that a run that is continued draws other numbers than one that never
-    stopped.
+
+def augment_in_pipeline(
+    layers: Sequence[keras.layers.Layer], seed: int, image_size: int
+) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
+    """Makes the function that augments one picture, for `Dataset.map`.
+
+    What it makes of a picture is determined by the seed and the picture's
+    position; it may run in parallel, anywhere, from any position on.
 
     Args:
-        dataset: batches with "image" uint8 `[B, S, S, 3]`, 0..255.
-        layers: KerasCV's.
+        layers: Keras's and KerasCV's, in order.
+        seed: of the run.
+        image_size: side S of the images in pixels.
 
     Returns:
-        The same batches with augmented images, uint8.
+        A function of `{"image": uint8 [S, S, 3], 0..255, "position": int64,
+        ...}`; it replaces the image by another such.
+
+    Raises:
+        UserError: a layer changes the image's size.
     """
     if not layers:
-        return dataset
+        return lambda example: example
+    augment = _traced(layers, seed, image_size)
+    return lambda example: {
+        **example,
+        "image": augment(example["image"], example["position"]),
+    }
 
-    def augment(example):
-        image = tf.cast(example["image"], tf.float32)
-        for layer in layers:
-            image = layer(image, training=True)
-        image = tf.clip_by_value(tf.round(image), 0, 255)
-        return {**example, "image": tf.cast(image, tf.uint8)}
 
-    batch_size = dataset.element_spec["image"].shape[0]
-    # One picture at a time: in parallel, and KerasCV treats the pictures of a
-    # batch so, which of them draws first is chance.
-    dataset = dataset.unbatch().map(augment)
-    return dataset.batch(batch_size, drop_remainder=True)
+def exactly_resumable(layer: keras.layers.Layer, image_size: int) -> bool:
+    """Whether what a layer draws in the pipeline is a function of position.
+
+    All that have a name here are so. One of somebody else's may draw from an
+    operation that keeps its state to itself.
+    """
+    ours = ("keras.", "keras_cv.")
+    if all(
+        type(part).__module__.startswith(ours)
+        for part in layer._flatten_layers()
+    ):
+        return True  # Tested, and some take seconds to trace.
+    graph = _traced([layer], 0, image_size).graph.as_graph_def()
+    functions = [f.node_def for f in graph.library.function]
+    return not any(
+        node.op in _STATEFUL
+        for nodes in (graph.node, *functions)
+        for node in nodes
+    )
+
+
+# Operations that draw from a state of their own, or read one.
+_STATEFUL = frozenset(
+    (
+        "EagerPyFunc",
+        "Multinomial",
+        "ParameterizedTruncatedNormal",
+        "PyFunc",
+        "RandomGammaV3",
+        "RandomGamma",
+        "RandomPoissonV2",
+        "RandomShuffle",
+        "RandomStandardNormal",
+        "RandomUniform",
+        "RandomUniformInt",
+        "ReadVariableOp",
+        "RngReadAndSkip",
+        "StatefulRandomBinomial",
+        "TruncatedNormal",
+    )
+)
+
+
+def _traced(
+    layers: Sequence[keras.layers.Layer], seed: int, image_size: int
+) -> Any:
+    """The concrete function of an image and its position, both as above."""
+    shapes = []
+    for layer in layers:
+        for part in layer._flatten_layers():
+            # Under mixed precision too: pixels 0..255 need it, and CPUs lack
+            # some of these operations in others.
+            part.dtype_policy = keras.DTypePolicy("float32")
+
+    def augment(image, position):
+        pixels = tf.cast(image, tf.float32)
+        for number, layer in enumerate(layers):
+            pixels = _keyed(layer, pixels, seed, number, position)
+            shapes.append(pixels.shape)
+        pixels = tf.clip_by_value(tf.round(tf.cast(pixels, tf.float32)), 0, 255)
+        return tf.cast(pixels, tf.uint8)
+
+    signature = (
+        tf.TensorSpec((image_size, image_size, 3), tf.uint8),
+        tf.TensorSpec([], tf.int64),
+    )
+    # Traced in vain first: on their first call layers with others inside run
+    # once more, to build these, which shifts what is drawn after that.
+    tf.function(augment).get_concrete_function(*signature)
+    # Not where it happens: AutoGraph makes any error one of its own.
+    for layer, shape in zip(layers, shapes, strict=True):
+        if shape != signature[0].shape:
+            raise UserError(
+                f"{type(layer).__name__} in classifier.augmentation makes "
+                f"{signature[0].shape} pixels {shape}; expected a layer that "
+                "keeps the image's size."
+            )
+    # A function of its own, since KerasCV needs AutoGraph, which it would not
+    # get inside of `Dataset.interleave`.
+    return tf.function(augment).get_concrete_function(*signature)
+
+
+def _keyed(
+    layer: keras.layers.Layer,
+    image: tf.Tensor,
+    seed: int,
+    number: int,
+    position: tf.Tensor,
+) -> tf.Tensor:
+    """Applies the layer; its draws are keyed by what else is given.
+
+    Keras and KerasCV draw from variables and from operations with a state.
+    While the layer is traced, both are replaced by operations without one.
+    """
+    own = getattr(layer, "seed", None)
+    text = f"{seed}:{number}:{own if isinstance(own, int) else None}"
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    key = tf.random.stateless_uniform(
+        [2],
+        tf.stack([int.from_bytes(digest, "little", signed=True), position]),
+        minval=None,
+        maxval=None,
+        dtype=tf.int32,
+    )
+    with _drawing_from(_Draws(key)), _python_seed(digest):
+        # Layers treat a picture without a batch each in their own way; a
+        # batch of one all treat alike.
+        return layer(image[tf.newaxis], training=True)[0]
+
+
+class _Draws:
+    """Seeds for the draws of one picture, another for each draw.
+
+    Args:
+        key: int32 `[2]`, well mixed.
+    """
+
+    def __init__(self, key: tf.Tensor):
+        self._key = key
+        self._count = 0
+
+    def seed(self) -> tf.Tensor:
+        """int32 `[2]`."""
+        self._count += 1
+        # Spread, so that two pictures' keys have no seed in common but by
+        # chance; the rest TensorFlow's operations do.
+        step = self._count * 0x9E3779B1 & 0xFFFFFFFF
+        return self._key + tf.constant([0, step - (step >> 31 << 32)])
+
+    def uniform(
+        self,
+        shape,
+        minval=0,
+        maxval=None,
+        dtype=tf.float32,
+        seed=None,
+        name=None,
+    ):
+        return tf.random.stateless_uniform(
+            shape, self.seed(), minval, maxval, dtype
+        )
+
+    def normal(
+        self,
+        shape,
+        mean=0.0,
+        stddev=1.0,
+        dtype=tf.float32,
+        seed=None,
+        name=None,
+    ):
+        return tf.random.stateless_normal(
+            shape, self.seed(), mean, stddev, dtype
+        )
+
+    def truncated_normal(
+        self,
+        shape,
+        mean=0.0,
+        stddev=1.0,
+        dtype=tf.float32,
+        seed=None,
+        name=None,
+    ):
+        return tf.random.stateless_truncated_normal(
+            shape, self.seed(), mean, stddev, dtype
+        )
+
+    def gamma(
+        self, shape, alpha, beta=None, dtype=tf.float32, seed=None, name=None
+    ):
+        alpha = tf.convert_to_tensor(alpha, dtype)
+        beta = tf.convert_to_tensor(1 if beta is None else beta, dtype)
+        # Without a state the whole shape is asked for.
+        shape = tf.concat([shape, tf.shape(alpha + beta)], 0)
+        shape = tf.cast(shape, tf.int32)
+        return tf.random.stateless_gamma(shape, self.seed(), alpha, beta, dtype)
+
+    def shuffle(self, value, seed=None, name=None):
+        return tf.random.experimental.stateless_shuffle(value, self.seed())
+
+    def categorical(
+        self, logits, num_samples, dtype=None, seed=None, name=None
+    ):
+        return tf.random.stateless_categorical(
+            logits, num_samples, self.seed(), dtype or tf.int64
+        )
+
+
+@contextlib.contextmanager
+def _drawing_from(draws: _Draws) -> Iterator[None]:
+    """Has Keras and KerasCV take `draws` for their own sources of chance."""
+    of_tensorflow = (
+        "uniform",
+        "normal",
+        "truncated_normal",
+        "gamma",
+        "shuffle",
+        "categorical",
+    )
+
+    def as_method(draw):
+        return lambda generator, *args, **kwargs: draw(*args, **kwargs)
+
+    replaced: list[tuple[Any, str, Any]] = [
+        *((tf.random, name, getattr(draws, name)) for name in of_tensorflow),
+        *(
+            (tf.random.Generator, name, as_method(getattr(draws, name)))
+            for name in ("uniform", "normal", "truncated_normal")
+        ),
+        (
+            keras.random.SeedGenerator,
+            "next",
+            lambda generator, ordered=True: draws.seed(),
+        ),
+    ]
+    with contextlib.ExitStack() as stack:
+        for owner, name, draw in replaced:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, draw)
+        yield
+
+
+@contextlib.contextmanager
+def _python_seed(seed: bytes) -> Iterator[None]:
+    """Seeds Python's `random`, which Keras's AugMix draws its chains from."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)

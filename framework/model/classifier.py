@@ -7,12 +7,16 @@ nobody who uses it later can rescale wrongly.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 
 from framework.errors import UserError
-from framework.model.augmentation import place
+from framework.model.augmentation import (
+    exactly_resumable,
+    place,
+    why_not_in_model,
+)
 from framework.model.backbones import Backbone, split_at
 from framework.model.heads import Head
 from framework.registry import PARTS
@@ -42,7 +46,7 @@ class Classifier:
         return self.model.input_shape[1]
 
 
-@PARTS.register(given=["num_classes"])
+@PARTS.register(given=["num_classes", "compiled"])
 def classifier(
     num_classes: int,
     backbone: Callable[..., Backbone],
@@ -51,6 +55,7 @@ def classifier(
     freeze: str = "none",
     batch_norm: str = "auto",
     augmentation: Sequence[keras.layers.Layer] = (),
+    compiled: bool = False,
 ) -> Classifier:
     """Builds the model. Call it inside the strategy's scope.
 
@@ -69,7 +74,8 @@ def classifier(
             statistics of small batches ruin what was learned
             (https://keras.io/guides/transfer_learning/).
         augmentation: layers in order; each runs in the model where it can
-            and in the pipeline where it can't.
+            and in the pipeline where it, or one after it, can't.
+        compiled: whether XLA compiles the training step, as on a TPU.
 
     Raises:
         UserError: the arguments don't fit together.
@@ -95,7 +101,7 @@ def classifier(
                 f"classifier.{name} makes a {type(part).__name__}; expected "
                 f"one that makes a {kind.__name__}."
             )
-    in_model, in_pipeline = place(augmentation)
+    in_model, in_pipeline = place(augmentation, compiled)
     size = built.model.input_shape[1]
 
     inputs = keras.Input((size, size, 3), dtype="uint8", name="image")
@@ -135,8 +141,7 @@ def classifier(
             f"{built.model.name} at {size}x{size} px, input {built.input_range}"
             f", {'pretrained' if built.pretrained else 'random'} weights, "
             f"frozen: {freeze}.",
-            *_placement(in_model, "in the model"),
-            *_placement(in_pipeline, "in the pipeline (not able to run in it)"),
+            *_placement(in_model, in_pipeline, compiled, size),
         ),
     )
 
@@ -172,9 +177,29 @@ def _freeze(part: keras.Model) -> None:
 
 
 def _placement(
-    layers: Sequence[keras.layers.Layer], where: str
-) -> tuple[str, ...]:
-    if not layers:
-        return ()
-    names = ", ".join(type(layer).__name__ for layer in layers)
-    return (f"Augmentation {where}: {names}.",)
+    in_model: Sequence[keras.layers.Layer],
+    in_pipeline: Sequence[keras.layers.Layer],
+    compiled: bool,
+    image_size: int,
+) -> Iterator[str]:
+    """Says where each augmentation layer runs, and why."""
+    if in_pipeline:
+        names = ", ".join(
+            f"{type(layer).__name__} "
+            f"({why_not_in_model(layer, compiled) or 'comes before such'})"
+            for layer in in_pipeline
+        )
+        yield f"Augmentation in the pipeline, not in the model: {names}."
+    if in_model:
+        names = ", ".join(type(layer).__name__ for layer in in_model)
+        yield f"Augmentation in the model: {names}."
+    stateful = [
+        type(layer).__name__
+        for layer in in_pipeline
+        if not exactly_resumable(layer, image_size)
+    ]
+    if stateful:
+        yield (
+            f"Not exactly resumable: {', '.join(stateful)} draws random "
+            "numbers that depend on more than the seed and the position."
+        )

@@ -26,7 +26,8 @@ class Head:
         layers: applied one after another to the feature map
             `[B, h, w, C]`; the last one gives float32 outputs `[B, units]`.
         loss: makes the loss, which keeps one value an example.
-        accuracy: makes the metric called "accuracy".
+        correct: maps targets and outputs to 1 for each example that is
+            classified rightly, else 0; `[B]`.
         encode: maps labels int `[B]` to the targets that both of them take.
         probabilities: maps outputs `[N, units]` to probabilities
             `[N, num_classes]`, both numpy arrays.
@@ -34,7 +35,7 @@ class Head:
 
     layers: tuple[keras.layers.Layer, ...]
     loss: Callable[[], keras.losses.Loss]
-    accuracy: Callable[[], keras.metrics.Metric]
+    correct: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     encode: Callable[[tf.Tensor], tf.Tensor]
     probabilities: Callable[[np.ndarray], np.ndarray]
 
@@ -74,15 +75,15 @@ def softmax_head(
         return Head(
             layers,
             lambda: keras.losses.SparseCategoricalCrossentropy(reduction=None),
-            lambda: keras.metrics.SparseCategoricalAccuracy("accuracy"),
+            keras.metrics.sparse_categorical_accuracy,
             lambda y: y,
             lambda outputs: outputs,
         )
     return Head(
         layers,
         lambda: keras.losses.CategoricalCrossentropy(reduction=None),
-        lambda: keras.metrics.CategoricalAccuracy("accuracy"),
-        lambda y: tf.one_hot(y, num_classes),
+        keras.metrics.categorical_accuracy,
+        lambda y: tf.one_hot(y, num_classes, dtype=keras.config.floatx()),
         lambda outputs: outputs,
     )
 
@@ -113,8 +114,8 @@ def sigmoid_head(
     return Head(
         _layers(1, "sigmoid", hidden, dropout, pooling),
         lambda: keras.losses.BinaryCrossentropy(reduction=None),
-        lambda: keras.metrics.BinaryAccuracy("accuracy"),
-        lambda y: tf.cast(y, tf.float32)[:, None],
+        lambda y, outputs: keras.metrics.binary_accuracy(y, outputs)[:, 0],
+        lambda y: tf.cast(y, keras.config.floatx())[:, None],
         lambda outputs: np.concatenate([1 - outputs, outputs], axis=-1),
     )
 
@@ -158,7 +159,7 @@ def _layers(
     # float32 under mixed precision too: probabilities near 1 need it.
     layers.append(
         keras.layers.Activation(
-            activation, dtype="float32", name="probabilities"
+            activation, dtype=keras.config.floatx(), name="probabilities"
         )
     )
     return tuple(layers)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import keras
+import tensorflow as tf
 
 from framework.errors import UserError
 from framework.registry import CALLBACKS, OPTIMIZERS, SCHEDULES
@@ -21,12 +22,52 @@ for _optimizer in (
 ):
     OPTIMIZERS.adopt("keras", _optimizer)
 
-for _callback in (
-    keras.callbacks.CSVLogger,
-    keras.callbacks.ReduceLROnPlateau,
-    keras.callbacks.TerminateOnNaN,
-):
-    CALLBACKS.adopt("keras", _callback)
+
+class _CSVLogger(keras.callbacks.CSVLogger):
+    """keras.callbacks.CSVLogger, mended: it can be continued.
+
+    Keras opens the file anew when training begins, and with `append` would
+    leave what was written after the checkpoint.
+    """
+
+    chief_only = True
+
+    def get_state(self) -> dict:
+        with tf.io.gfile.GFile(self.filename) as file:
+            return {"text": file.read()}
+
+    def set_state(self, state: dict) -> None:
+        with tf.io.gfile.GFile(self.filename, "w") as file:
+            file.write(state["text"])
+        self.append = True
+        self.on_train_begin()
+
+
+class _ReduceLROnPlateau(keras.callbacks.ReduceLROnPlateau):
+    """keras.callbacks.ReduceLROnPlateau, mended: it can be continued."""
+
+    _memory = ("best", "wait", "cooldown_counter")
+
+    def get_state(self) -> dict:
+        return {name: getattr(self, name) for name in self._memory}
+
+    def set_state(self, state: dict) -> None:
+        for name in self._memory:
+            setattr(self, name, state[name])
+
+
+class _TerminateOnNaN(keras.callbacks.TerminateOnNaN):
+    """keras.callbacks.TerminateOnNaN, which has nothing to remember."""
+
+    def get_state(self) -> dict:
+        return {}
+
+    def set_state(self, state: dict) -> None:
+        pass
+
+
+for _callback in (_CSVLogger, _ReduceLROnPlateau, _TerminateOnNaN):
+    CALLBACKS.adopt("keras", _callback, _callback.__name__[1:])
 
 
 @SCHEDULES.register(given=["total_steps"])
@@ -72,9 +113,15 @@ def make_optimizer(
 ) -> keras.optimizers.Optimizer:
     """Makes the optimizer, with the schedule where there is one.
 
-    Call it inside the strategy's scope.
-
+    Call it inside the strategy's scope. Under mixed_float16 losses are scaled
+    so that small gradients are not lost
+    (https://arxiv.org/abs/1710.03740, section 3.2), and clipping sees the
+    gradients as they are without it.
     """
     if schedule is None:
-        return optimizer()
-    return optimizer(learning_rate=schedule(total_steps))
+        made = optimizer()
+    else:
+        made = optimizer(learning_rate=schedule(total_steps))
+    if keras.config.dtype_policy().name != "mixed_float16":
+        return made
+    return keras.optimizers.LossScaleOptimizer(made)

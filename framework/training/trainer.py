@@ -1,13 +1,14 @@
 """Turns a classifier and endless batches into trained weights and a history.
 
-The loop is short and our own, around Keras models, optimizers, losses,
-metrics and callbacks: Keras's `fit` neither works on several workers nor
-continues exactly where it was stopped.
+The loop is short and our own, around Keras models, optimizers, losses and
+callbacks: Keras's `fit` neither works on several workers nor continues
+exactly where it was stopped.
 """
 
 import collections
+import contextlib
 import dataclasses
-import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,53 +17,21 @@ import numpy as np
 import tensorflow as tf
 
 from framework.console import some
+from framework.data.pipeline import Share
 from framework.errors import UserError
-from framework.evaluation.predictions import Predictor, readable_ids
+from framework.evaluation.predictions import Predictor
 from framework.model.classifier import Classifier
+from framework.training.checkpoints import Checkpoints, CheckpointStore
+from framework.training.distribution import World
 from framework.training.early_stopping import EarlyStopping
+from framework.training.interruption import (
+    Interrupted,
+    interruption,
+)
+from framework.training.state import Plan, TrainState
 
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """How long to train.
-
-    Attributes:
-        examples: in the training split.
-        batch_size: examples an update, over all replicas.
-        epochs: passes over the training split.
-    """
-
-    examples: int
-    batch_size: int
-    epochs: int
-
-    def __post_init__(self):
-        for field in ("batch_size", "epochs"):
-            value = getattr(self, field)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not whole or value < 1:
-                raise UserError(
-                    f"train.{field} is {value!r}; expected a whole number, at "
-                    "least 1."
-                )
-        if self.batch_size > self.examples:
-            raise UserError(
-                f"train.batch_size is {self.batch_size}, more than the "
-                f"{self.examples} examples to train on; expected at most as "
-                f"many: train.batch_size = {self.examples}."
-            )
-
-    def last_step(self, epoch: int) -> int:
-        """Steps done when every example was seen `epoch + 1` times.
-
-        Batches run across the border of epochs, so that the steps of two
-        epochs may differ by one.
-        """
-        return math.ceil((epoch + 1) * self.examples / self.batch_size)
-
-    @property
-    def total_steps(self) -> int:
-        return self.last_step(self.epochs - 1)
+# What a replica reports of a step, summed over all replicas.
+_LOSS, _LOSSES, _CORRECT, _EXAMPLES, _LEAVING = range(5)
 
 
 @dataclasses.dataclass
@@ -81,6 +50,7 @@ class History:
         unreadable: ids of training examples that did not decode.
         seconds: spent in all, validation included.
         images_per_second: in training alone.
+        continued: how often the run was taken up again after a stop.
     """
 
     epochs: list[dict]
@@ -89,6 +59,7 @@ class History:
     unreadable: tuple[str, ...]
     seconds: float
     images_per_second: float
+    continued: int = 0
 
 
 class Trainer:
@@ -97,92 +68,237 @@ class Trainer:
     Args:
         classifier: what to train.
         optimizer: a Keras optimizer made in the same scope.
-        strategy: of `tf.distribute`.
+        world: the replicas that train together.
+        accumulation: in how many parts, one after another, a replica works
+            through its rows of a batch. Memory is needed for one part only;
+            the update is the same, but for batch normalisation, whose
+            statistics are those of a part.
+
+    Raises:
+        UserError: the optimizer does by itself what is done here.
     """
 
     def __init__(
         self,
         classifier: Classifier,
         optimizer: keras.optimizers.Optimizer,
-        strategy: tf.distribute.Strategy,
+        world: World,
+        accumulation: int = 1,
     ):
         self.classifier = classifier
         self.model = classifier.model
         self.optimizer = optimizer
-        self.strategy = strategy
+        self.world = world
+        self.strategy = world.strategy
+        self._accumulation = accumulation
         self._loss = classifier.head.loss()
-        self._mean_loss = keras.metrics.Mean("loss")
-        self._accuracy = classifier.head.accuracy()
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        _refuse_what_is_done_here(inner)
         optimizer.build(self.model.trainable_variables)
+        # Gradients come to the optimizer summed over all replicas, so that it
+        # clips what one device would clip (Keras clips before it sums).
+        inner._all_reduce_sum_gradients = lambda gradients: gradients
         # Keras's callbacks look for the optimizer on the model.
-        self.model.compile(optimizer=optimizer, loss=self._loss)
-        self._step = tf.function(self._distributed_step, reduce_retracing=True)
+        self.model.compile(
+            optimizer=optimizer, loss=self._loss, auto_scale_loss=False
+        )
+        _draw_apart(self.model)
+        self._one = tf.function(self._run_one, reduce_retracing=True)
+        self._many = tf.function(self._run_many, reduce_retracing=True)
 
-    def trace(self, batches: tf.data.Dataset) -> None:
+    def stream(
+        self,
+        batches: Callable[[int, Share], tf.data.Dataset],
+        plan: Plan,
+        step: int = 0,
+    ) -> Iterator:
+        """Batches for `fit`, as they come after `step` updates.
+
+        Args:
+            batches: from (first position, share of each batch) to a
+                replica's batches: `Pipeline.training` with its other
+                arguments bound.
+            plan: gives the batch size.
+            step: updates done.
+        """
+
+        def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            share = Share(
+                context.num_input_pipelines,
+                context.input_pipeline_id,
+                context.num_replicas_in_sync // context.num_input_pipelines,
+            )
+            dataset = batches(step * plan.batch_size, share)
+            # Names stay on the host: accelerators know no texts.
+            dataset = dataset.map(
+                lambda batch: {k: v for k, v in batch.items() if k != "id"}
+            )
+            # The step must find its batch ready.
+            return dataset.prefetch(2)
+
+        return iter(self.strategy.distribute_datasets_from_function(of_worker))
+
+    def trace(self, stream: Iterator) -> None:
         """Builds the training step without running it.
 
         Parts that don't fit together show here, before anything is written,
         and the first step is as quick as the others.
         """
-        spec = batches.element_spec
-        self._step.get_concrete_function(
-            spec["image"], spec["label"], spec["weight"]
+        with self._replicated():
+            self._one.get_concrete_function(stream, tf.constant(0.0))
+
+    @contextlib.contextmanager
+    def _replicated(self) -> Iterator[None]:
+        """Makes batch normalisation see the whole batch, not a replica's.
+
+        Only while training is traced: the model that is saved says nothing
+        of it.
+        """
+        norms = [
+            layer
+            for layer in self.model._flatten_layers()
+            if isinstance(layer, keras.layers.BatchNormalization)
+        ]
+        before = [norm.synchronized for norm in norms]
+        if self.world.replicas > 1:
+            for norm in norms:
+                norm.synchronized = True
+        try:
+            yield
+        finally:
+            for norm, value in zip(norms, before, strict=True):
+                norm.synchronized = value
+
+    def _run_step(self, stream, leaving):
+        """One update; what it reports [5], and of this worker's rows their
+        positions and weights [rows].
+        """
+        batch = next(stream)
+        report = self.strategy.run(
+            self._replica_step,
+            args=(batch["image"], batch["label"], batch["weight"], leaving),
+        )
+        return (
+            self._local(report)[0],
+            tf.concat(self._local(batch["position"]), 0),
+            tf.concat(self._local(batch["weight"]), 0),
         )
 
-    def _distributed_step(self, images, labels, weights):
-        losses = self.strategy.run(
-            self._replica_step, args=(images, labels, weights)
-        )
-        return self.strategy.reduce(
-            tf.distribute.ReduceOp.SUM, losses, axis=None
-        )
+    def _run_one(self, stream, leaving):
+        """As `_run_many` once. A loop of one costs a millisecond more."""
+        return tuple(value[None] for value in self._run_step(stream, leaving))
 
-    def _replica_step(self, images, labels, weights):
-        """One replica's share of an update; returns its part of the loss."""
+    def _run_many(self, stream, count, leaving):
+        """`count` updates; what `_run_step` gives, each `[count, ...]`."""
+        results = (
+            tf.TensorArray(tf.float32, count),
+            tf.TensorArray(tf.int64, count),
+            tf.TensorArray(tf.float32, count),
+        )
+        for i in tf.range(count):
+            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
+            step = self._run_step(stream, leaving)
+            results = tuple(
+                result.write(i, value)
+                for result, value in zip(results, step, strict=True)
+            )
+        return tuple(result.stack() for result in results)
+
+    def _local(self, values) -> tuple[tf.Tensor, ...]:
+        return self.strategy.experimental_local_results(values)
+
+    def _replica_step(self, images, labels, weights, leaving):
+        """One replica's part of an update; returns what all report, [5]."""
         context = tf.distribute.get_replica_context()
+        sum_up = tf.distribute.ReduceOp.SUM
         # What did not decode is black and has weight 0, which keeps it out of
         # the loss. Batch normalisation knows no weights: it sees the batch's
-        # first readable picture once more instead.
-        readable = (weights > 0)[:, None, None, None]
-        images = tf.where(readable, images, images[tf.argmax(weights)])
-        targets = self.classifier.head.encode(labels)
-        # The mean is over the whole batch, whichever replica holds a row.
-        total_weight = context.all_reduce(
-            tf.distribute.ReduceOp.SUM, tf.reduce_sum(weights)
+        # first readable picture once more instead. (By a gather: tf.where
+        # over all pixels takes a tenth of a small model's step.)
+        rows = tf.range(tf.size(weights, tf.int64))
+        images = tf.gather(
+            images, tf.where(weights > 0, rows, tf.argmax(weights))
         )
+        # The mean is over the whole batch, whichever replica holds a row.
+        total_weight = context.all_reduce(sum_up, tf.reduce_sum(weights))
+
+        gradients, report = None, None
+        parts = zip(
+            *(
+                tf.split(value, self._accumulation)
+                for value in (images, labels, weights)
+            ),
+            strict=True,
+        )
+        for part in parts:
+            # One part after another, or all would need memory at once.
+            with tf.control_dependencies(gradients or ()):
+                part = [tf.identity(value) for value in part]
+            part_gradients, part_report = self._part(*part, total_weight)
+            if gradients is None:
+                gradients, report = part_gradients, part_report
+            else:
+                gradients = [
+                    a + b
+                    for a, b in zip(gradients, part_gradients, strict=True)
+                ]
+                report += part_report
+        gradients = context.all_reduce(sum_up, gradients)
+        self.optimizer.apply(gradients, self.model.trainable_variables)
+        return context.all_reduce(
+            sum_up, tf.concat([report, [tf.reduce_sum(leaving)]], 0)
+        )
+
+    def _part(self, images, labels, weights, total_weight):
+        """Gradients of some rows' part of the loss, and what to report."""
+        targets = self.classifier.head.encode(labels)
         with tf.GradientTape() as tape:
             outputs = self.model(images, training=True)
             losses = self._loss(targets, outputs)
+            weights = tf.cast(weights, losses.dtype)
             loss = tf.math.divide_no_nan(
-                tf.reduce_sum(losses * weights), total_weight
+                tf.reduce_sum(losses * weights),
+                tf.cast(total_weight, losses.dtype),
             )
             if self.model.losses:  # Regularisers, once over all replicas.
-                loss += (
-                    tf.add_n(self.model.losses)
-                    / self.strategy.num_replicas_in_sync
+                loss += tf.cast(tf.add_n(self.model.losses), loss.dtype) / (
+                    self.world.replicas * self._accumulation
                 )
-        variables = self.model.trainable_variables
-        gradients = tape.gradient(loss, variables)
-        self.optimizer.apply(gradients, variables)
-        self._mean_loss.update_state(losses, sample_weight=weights)
-        self._accuracy.update_state(targets, outputs, sample_weight=weights)
-        return loss
+            scaled = loss
+            if hasattr(self.optimizer, "inner_optimizer"):
+                scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.model.trainable_variables)
+        correct = self.classifier.head.correct(targets, outputs)
+        sums = (
+            loss,
+            tf.reduce_sum(losses * weights),
+            tf.reduce_sum(tf.cast(correct, weights.dtype) * weights),
+            tf.reduce_sum(weights),
+        )
+        return gradients, tf.stack([tf.cast(s, tf.float32) for s in sums])
 
     def fit(
         self,
         plan: Plan,
-        batches: tf.data.Dataset,
+        batches: Callable[[int, Share], tf.data.Dataset],
         validate: Callable[[], dict[str, float]] | None,
         early_stopping: EarlyStopping | None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         observers: Sequence["Observer"] = (),
         max_unreadable: float = 1.0,
+        names: Callable[[np.ndarray], list[str]] = lambda p: list(map(str, p)),
+        state: TrainState | None = None,
+        callback_states: Sequence[object] = (),
+        checkpoints: CheckpointStore | None = None,
+        facts: dict | None = None,
+        stream: Iterator | None = None,
+        steps_per_call: int = 1,
     ) -> History:
         """Trains; in the end the model holds the best epoch's weights.
 
         Args:
             plan: how long.
-            batches: endless, from `Pipeline.training`.
+            batches: as for `stream`.
             validate: returns the figures of the validation split, or None
                 where there is no such split.
             early_stopping: tells the best epoch and when to stop; None
@@ -191,94 +307,195 @@ class Trainer:
             observers: told of every step and epoch (progress, logs).
             max_unreadable: the share of an epoch's examples that may fail to
                 decode.
+            names: maps positions of the training order to the examples' ids.
+            state: where to continue; model and optimizer hold their values.
+            callback_states: what the callbacks remembered then.
+            checkpoints: where to save; nowhere if None.
+            facts: written into every checkpoint, for who continues.
+            stream: from `stream` at `state.step`, if it is made already.
+            steps_per_call: updates between two looks of the host. More is
+                faster where steps are short.
 
         Raises:
             UserError: the loss is not finite, or too many examples do not
                 decode.
+            Interrupted: asked to stop; the run is saved.
         """
+        state = state or TrainState()
+        checkpoints = checkpoints or CheckpointStore(None, Checkpoints())
+        stream = stream or self.stream(batches, plan, state.step)
+        run = _Run(plan, state, max_unreadable, names, self.world)
+        remembered = list(callback_states) or [None] * len(callbacks)
+        mine = [
+            (callback, memory)
+            for callback, memory in zip(callbacks, remembered, strict=True)
+            if self.world.is_chief or not getattr(callback, "chief_only", False)
+        ]
+        callbacks = [callback for callback, _ in mine]
         keras_callbacks = keras.callbacks.CallbackList(
-            list(callbacks),
+            callbacks,
             model=self.model,
             epochs=plan.epochs,
             steps=plan.last_step(0),
             verbose=0,
         )
-        watch = _Watch(plan, max_unreadable)
-        history: list[dict] = []
-        best_weights = self.model.get_weights()
-        best_epoch = 0
-        stopped_early = False
         started = time.monotonic()
-        training_seconds = 0.0
-        step = 0
+        seconds_before = state.seconds
+
+        def save() -> None:
+            state.seconds = seconds_before + time.monotonic() - started
+            if self.world.is_chief:
+                arrays, rest = state.pack(self.model, self.optimizer, callbacks)
+                checkpoints.save(state.step, arrays, {**(facts or {}), **rest})
+
         self.model.stop_training = False
         keras_callbacks.on_train_begin()
-        stream: Iterator = iter(batches)
-        for epoch in range(plan.epochs):
-            keras_callbacks.on_epoch_begin(epoch)
-            epoch_started = time.monotonic()
-            first_step = step
-            self._mean_loss.reset_state()
-            self._accuracy.reset_state()
-            while step < plan.last_step(epoch):
-                keras_callbacks.on_train_batch_begin(step - first_step)
-                batch = next(stream)
-                loss = self._step(
-                    batch["image"], batch["label"], batch["weight"]
+        for callback, memory in mine:
+            if memory is not None:
+                callback.set_state(memory)
+
+        with interruption() as asked, self._replicated():
+            # Once, and not anew for every call of the function.
+            one = self._one.get_concrete_function(stream, tf.constant(0.0))
+            while len(state.epochs) < plan.epochs and not state.stop:
+                epoch = len(state.epochs)
+                first, last = plan.last_step(epoch - 1), plan.last_step(epoch)
+                if state.step == first:
+                    keras_callbacks.on_epoch_begin(epoch)
+                    state.begin_epoch()
+                since = time.monotonic()
+                while state.step < last:
+                    count = min(steps_per_call, last - state.step)
+                    if callbacks:
+                        keras_callbacks.on_train_batch_begin(
+                            state.step - first
+                        )
+                    leaving = tf.constant(float(asked.signal_number))
+                    if count == 1:
+                        report = one(stream, leaving)
+                    else:
+                        report = self._many(stream, tf.constant(count), leaving)
+                    state.step += count
+                    run.check(epoch, state.step, report)
+                    for observer in observers:
+                        observer.on_step(
+                            epoch, state.step, lambda: state.figures
+                        )
+                    if callbacks:
+                        keras_callbacks.on_train_batch_end(
+                            state.step - first - 1,
+                            {"loss": report[0][-1, _LOSS]},
+                        )
+                    if run.leaving or checkpoints.is_due(state.step, count):
+                        run.flush()
+                        state.epoch_seconds += time.monotonic() - since
+                        since = time.monotonic()
+                        save()
+                        if run.leaving:
+                            self._leave(run, state, checkpoints)
+                run.flush()
+                state.epoch_seconds += time.monotonic() - since
+                self._end_epoch(
+                    plan, state, validate, early_stopping, observers
                 )
-                step += 1
-                watch.check(epoch, step, loss, batch)
-                for observer in observers:
-                    observer.on_step(epoch, step, self._figures)
-                keras_callbacks.on_train_batch_end(
-                    step - first_step - 1, {"loss": loss}
+                keras_callbacks.on_epoch_end(
+                    epoch, _keras_logs(state.epochs[-1])
                 )
-            watch.flush()
-            seconds = time.monotonic() - epoch_started
-            training_seconds += seconds
-            images = (step - first_step) * plan.batch_size
-            figures = {
-                "epoch": epoch + 1,
-                "step": step,
-                "train": self._figures(),
-                "learning_rate": float(self.optimizer.learning_rate),
-                "images_per_second": images / seconds,
-                "seconds": seconds,
-            }
-            if validate is not None:
-                figures["validation"] = validate()
-            history.append(figures)
-            for observer in observers:
-                observer.on_epoch(figures)
-            if (
-                early_stopping is None
-                or early_stopping.best_epoch(history) == epoch
-            ):
-                best_epoch, best_weights = epoch, self.model.get_weights()
-            keras_callbacks.on_epoch_end(epoch, _keras_logs(figures))
-            stop = self.model.stop_training or (
-                early_stopping is not None
-                and early_stopping.should_stop(history)
-            )
-            if stop and epoch + 1 < plan.epochs:
-                stopped_early = True
-                break
-        self.model.set_weights(best_weights)
-        keras_callbacks.on_train_end(_keras_logs(history[best_epoch]))
+                stop = self.model.stop_training or (
+                    early_stopping is not None
+                    and early_stopping.should_stop(state.epochs)
+                )
+                # A callback may have judged by what only one worker sees.
+                stop = any(self.world.exchange(stop))
+                state.stop = stop and len(state.epochs) < plan.epochs
+                if self.world.workers == 1 and asked.signal_number:
+                    run.leaving = asked.signal_number
+                    save()
+                    self._leave(run, state, checkpoints)
+        checkpoints.wait()
+        self.model.set_weights(state.best_weights)
+        keras_callbacks.on_train_end(
+            _keras_logs(state.epochs[state.best_epoch])
+        )
+        images = state.step * plan.batch_size
         return History(
-            epochs=history,
-            best_epoch=best_epoch,
-            stopped_early=stopped_early,
-            unreadable=tuple(watch.unreadable),
-            seconds=time.monotonic() - started,
-            images_per_second=step * plan.batch_size / training_seconds,
+            epochs=state.epochs,
+            best_epoch=state.best_epoch,
+            stopped_early=state.stop,
+            unreadable=tuple(state.unreadable),
+            seconds=seconds_before + time.monotonic() - started,
+            images_per_second=images / sum(e["seconds"] for e in state.epochs),
+            continued=state.continued,
         )
 
-    def _figures(self) -> dict[str, float]:
-        return {
-            "loss": float(self._mean_loss.result()),
-            "accuracy": float(self._accuracy.result()),
+    def _end_epoch(
+        self,
+        plan: Plan,
+        state: TrainState,
+        validate: Callable[[], dict[str, float]] | None,
+        early_stopping: EarlyStopping | None,
+        observers: Sequence["Observer"],
+    ) -> None:
+        epoch = len(state.epochs)
+        steps = state.step - plan.last_step(epoch - 1)
+        figures = {
+            "epoch": epoch + 1,
+            "step": state.step,
+            "train": state.figures,
+            "learning_rate": float(
+                keras.ops.convert_to_numpy(self.optimizer.learning_rate)
+            ),
+            "images_per_second": steps
+            * plan.batch_size
+            / max(state.epoch_seconds, 1e-9),
+            "seconds": state.epoch_seconds,
         }
+        with self._averaged_weights():
+            if validate is not None:
+                figures["validation"] = validate()
+            state.epochs.append(figures)
+            if (
+                early_stopping is None
+                or early_stopping.best_epoch(state.epochs) == epoch
+            ):
+                state.best_epoch = epoch
+                state.best_weights = self.model.get_weights()
+        for observer in observers:
+            observer.on_epoch(figures)
+
+    @contextlib.contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        """Where the optimizer keeps a moving average, the model holds it.
+
+        It is what is judged and kept; training goes on with the weights
+        themselves. (Keras itself uses the average at the very end only.)
+        """
+        inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        if not inner.use_ema:
+            yield
+            return
+        weights = [v.numpy() for v in self.model.trainable_variables]
+        inner.finalize_variable_values(self.model.trainable_variables)
+        try:
+            yield
+        finally:
+            for variable, value in zip(
+                self.model.trainable_variables, weights, strict=True
+            ):
+                variable.assign(value)
+
+    def _leave(
+        self, run: "_Run", state: TrainState, checkpoints: CheckpointStore
+    ) -> None:
+        checkpoints.wait()
+        # Nobody leaves before all is written, or it breaks its peers.
+        self.world.exchange(None)
+        name = signal.Signals(run.leaving).name
+        raise Interrupted(
+            f"Stopped by {name} after step {state.step}, and saved. The same "
+            "command continues from here.",
+            run.leaving,
+        )
 
 
 class Observer:
@@ -287,34 +504,46 @@ class Observer:
     def on_step(
         self, epoch: int, step: int, figures: Callable[[], dict[str, float]]
     ) -> None:
-        """After every update.
+        """After every call of the device, of one or more updates.
 
         Args:
             epoch: from 0.
             step: updates so far.
-            figures: gives the epoch's loss and accuracy so far; asking waits
-                for the device, so ask seldom.
+            figures: gives the epoch's loss and accuracy up to the call
+                before.
         """
 
     def on_epoch(self, figures: dict) -> None:
         """After every epoch, with its entry of `History.epochs`."""
 
 
-class _Watch:
-    """Stops a run that is lost: a loss that isn't finite, data that is broken.
+class _Run:
+    """Takes in what steps report; stops a run that is lost.
 
-    It looks at a step when the next one is under way, so that an accelerator
-    need not wait for the host.
+    It looks at a report when the next step is under way, so that an
+    accelerator need not wait for the host. All workers see the same reports
+    and so decide alike.
     """
 
-    def __init__(self, plan: Plan, max_unreadable: float):
+    def __init__(
+        self,
+        plan: Plan,
+        state: TrainState,
+        max_unreadable: float,
+        names: Callable[[np.ndarray], list[str]],
+        world: World,
+    ):
         self._plan = plan
+        self._state = state
         self._max_unreadable = max_unreadable
+        self._names = names
+        self._world = world
         self._pending = collections.deque()
-        self.unreadable: dict[str, None] = {}  # A set that keeps its order.
+        # The number of the signal that somebody was asked to stop by.
+        self.leaving = 0
 
-    def check(self, epoch: int, step: int, loss, batch: dict) -> None:
-        self._pending.append((epoch, step, loss, batch))
+    def check(self, epoch: int, step: int, report) -> None:
+        self._pending.append((epoch, step, report))
         if len(self._pending) > 1:
             self._look(*self._pending.popleft())
 
@@ -322,31 +551,95 @@ class _Watch:
         while self._pending:
             self._look(*self._pending.popleft())
 
-    def _look(self, epoch: int, step: int, loss, batch: dict) -> None:
-        weights = np.asarray(batch["weight"])
-        if not weights.all():
-            ids = np.asarray(batch["id"])[weights == 0]
-            self.unreadable.update(dict.fromkeys(readable_ids(ids)))
-            allowed = self._max_unreadable * self._plan.examples
-            if len(self.unreadable) > allowed:
-                raise UserError(
-                    f"{len(self.unreadable)} of {self._plan.examples} training "
-                    "examples do not decode so far, more than "
-                    f"pipeline.max_unreadable = {self._max_unreadable}: "
-                    f"{some(self.unreadable)}. Mend or remove them, or allow "
-                    "more."
-                )
-        if not math.isfinite(float(loss)):
+    def _look(self, epoch: int, step: int, report) -> None:
+        sums, positions, weights = (np.asarray(value) for value in report)
+        state = self._state
+        state.loss += float(sums[:, _LOSSES].sum(dtype=np.float64))
+        state.correct += float(sums[:, _CORRECT].sum(dtype=np.float64))
+        state.examples += float(sums[:, _EXAMPLES].sum(dtype=np.float64))
+        if sums[:, _LEAVING].any():
+            # A sum over replicas; SIGTERM where it is not clear.
+            asked = int(sums[:, _LEAVING].max()) // self._world.replicas
+            self.leaving = (
+                asked
+                if asked in (signal.SIGTERM, signal.SIGINT)
+                else int(signal.SIGTERM)
+            )
+        if (sums[:, _EXAMPLES] < self._plan.batch_size).any():
+            self._note_unreadable(positions[weights == 0])
+        finite = np.isfinite(sums[:, _LOSS])
+        if not finite.all():
+            bad = int(np.argmin(finite))
+            rows = np.concatenate(self._world.exchange(positions[bad]))
             raise UserError(
-                f"The loss is {float(loss)} at step {step} (epoch "
-                f"{epoch + 1}). The batch held "
-                f"{some(readable_ids(np.asarray(batch['id'])), 64)}. What "
+                f"The loss is {float(sums[bad, _LOSS])} at step "
+                f"{step - len(sums) + bad + 1} (epoch {epoch + 1}). The batch "
+                f"held {some(self._names(rows), 64)}. What "
                 "usually helps: a learning rate ten times lower, a warm-up "
                 "(train.schedule = @warmup_cosine), clipping "
                 "(keras.Adam.global_clipnorm = 1.0). If it happens at the "
                 "very first step, look at these images and at the "
                 "augmentation."
             )
+
+    def _note_unreadable(self, positions: np.ndarray) -> None:
+        everywhere = np.concatenate(self._world.exchange(positions))
+        unreadable = self._state.unreadable
+        unreadable.update(dict.fromkeys(self._names(np.sort(everywhere))))
+        if len(unreadable) > self._max_unreadable * self._plan.examples:
+            raise UserError(
+                f"{len(unreadable)} of {self._plan.examples} training "
+                "examples do not decode so far, more than "
+                f"pipeline.max_unreadable = {self._max_unreadable}: "
+                f"{some(unreadable)}. Mend or remove them, or allow more."
+            )
+
+
+def _refuse_what_is_done_here(optimizer: keras.optimizers.Optimizer) -> None:
+    for name, instead in (
+        ("gradient_accumulation_steps", "train.accumulation"),
+        ("ema_overwrite_frequency", "use_ema alone"),
+    ):
+        if getattr(optimizer, name, None):
+            raise UserError(
+                f"The optimizer's {name} is {getattr(optimizer, name)}; "
+                f"expected None, and {instead} in its place: it counts "
+                "updates and works on several devices."
+            )
+
+
+def _draw_apart(model: keras.Model) -> None:
+    """Makes random layers draw other numbers on every replica.
+
+    Keras mirrors the state of its seed generators, so that all replicas would
+    drop the same units and turn their pictures alike. The state is left as it
+    is, the same everywhere; the first replica draws what one device would.
+    """
+    generators = {
+        id(generator): generator
+        for layer in model._flatten_layers()
+        for generator in layer._seed_generators
+    }
+    for generator in generators.values():
+        if hasattr(generator, "_draws_apart"):
+            continue
+        generator._draws_apart = True
+        generator.next = _drawing_apart(generator.next)
+
+
+def _drawing_apart(draw: Callable) -> Callable:
+    def draw_apart(ordered: bool = True):
+        seed = draw(ordered)
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            return seed
+        # Weyl's constant for 2**32 keeps the sequences far apart.
+        offset = tf.cast(context.replica_id_in_sync_group, tf.uint32)
+        offset *= tf.constant(0x9E3779B9, tf.uint32)
+        apart = tf.cast(seed[0], tf.uint32) + offset
+        return tf.stack([tf.cast(apart, seed.dtype), seed[1]])
+
+    return draw_apart
 
 
 def _keras_logs(figures: dict) -> dict[str, float]:
@@ -357,7 +650,9 @@ def _keras_logs(figures: dict) -> dict[str, float]:
 
 
 def validation(
-    predictor: Predictor, batches: tf.data.Dataset, max_unreadable: float = 1.0
+    predictor: Predictor,
+    batches: tf.data.Dataset,
+    max_unreadable: float = 1.0,
 ) -> Callable[[], dict[str, float]]:
     """A function that judges the model as it is on the same batches.
 

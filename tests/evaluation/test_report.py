@@ -12,6 +12,9 @@ from framework.evaluation.predictions import Predictions, Predictor
 from framework.model.backbones import tiny_cnn
 from framework.model.classifier import classifier
 from framework.model.heads import sigmoid_head, softmax_head
+from framework.training.distribution import Distribution
+
+ALONE = Distribution("one").make()
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def test_names_are_text_not_markup(predictions):
 def test_every_example_is_predicted_once(arrays, head):
     examples = arrays.splits["train"]
     built = classifier(2, tiny_cnn, head)
-    predictions = Predictor(built).predict(
+    predictions = Predictor(built, ALONE).predict(
         Pipeline().evaluation(examples, 32, 16)  # 40 = 2.5 batches.
     )
     assert list(predictions.ids) == list(examples.ids)
@@ -82,7 +85,7 @@ def test_nothing_readable_is_an_error(arrays):
         .map(lambda batch: {**batch, "weight": batch["weight"] * 0})
     )
     with pytest.raises(UserError, match="40 of 40 examples to judge by do not"):
-        Predictor(classifier(2, tiny_cnn, softmax_head)).predict(batches)
+        Predictor(classifier(2, tiny_cnn, softmax_head), ALONE).predict(batches)
 
 
 @pytest.mark.parametrize(

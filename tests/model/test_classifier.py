@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from framework.errors import UserError
 from framework.model.augmentation import _KERAS_LAYERS
@@ -142,18 +143,71 @@ def test_batch_norm_of_random_weights_trains(images):
     assert {"bn1/gamma", "bn1/moving_mean", "conv1/kernel"} <= changed
 
 
+def build(*augmentation, compiled=False):
+    return classifier(
+        2,
+        tiny_cnn,
+        softmax_head,
+        augmentation=augmentation,
+        compiled=compiled,
+    )
+
+
 def test_keras_cv_layers_go_to_the_pipeline():
     grid = AUGMENTATIONS["keras_cv.GridMask"]()
     flip = keras.layers.RandomFlip()
-    built = classifier(2, tiny_cnn, softmax_head, augmentation=[grid, flip])
+    built = build(grid, flip)
     assert built.augmentation_in_pipeline == (grid,)
     assert grid not in built.model.layers
     assert flip in built.model.layers
     text = " ".join(built.description)
-    assert "in the model: RandomFlip" in text
-    assert "in the pipeline (not able to run in it): GridMask" in text
-    with pytest.raises(UserError, match="Put KerasCV's layers first"):
-        classifier(2, tiny_cnn, softmax_head, augmentation=[flip, grid])
+    assert "in the model: RandomFlip." in text
+    assert "not in the model: GridMask (augments in predict too)." in text
+    assert "resumable" not in text
+
+
+def test_what_comes_before_a_layer_in_the_pipeline_runs_there_too():
+    grid = AUGMENTATIONS["keras_cv.GridMask"]()
+    flip, contrast = (
+        keras.layers.RandomFlip(),
+        keras.layers.RandomContrast(0.1),
+    )
+    built = build(flip, grid, contrast)
+    assert built.augmentation_in_pipeline == (flip, grid)
+    assert contrast in built.model.layers
+    assert flip not in built.model.layers
+    text = " ".join(built.description)
+    assert "RandomFlip (comes before such), GridMask (augments" in text
+
+
+def test_what_xla_cannot_compile_goes_to_the_pipeline_when_compiling():
+    flip, turn, contrast = (
+        keras.layers.RandomFlip(),
+        keras.layers.RandomRotation(0.1),
+        keras.layers.RandomContrast(0.1),
+    )
+    assert build(flip, turn, contrast).augmentation_in_pipeline == ()
+    built = build(flip, turn, contrast, compiled=True)
+    assert built.augmentation_in_pipeline == (flip, turn)
+    assert "RandomRotation (XLA can't compile it)" in " ".join(
+        built.description
+    )
+    built.model(tf.zeros((2, 32, 32, 3), tf.uint8))
+    step = tf.function(
+        lambda x: built.model(x, training=True), jit_compile=True
+    )
+    assert step(tf.zeros((2, 32, 32, 3), tf.uint8)).shape == (2, 2)
+
+
+class Stateful(keras.layers.Layer):
+    def call(self, x, training=False):
+        return tf.image.random_flip_left_right(x) if training else x
+
+
+def test_layers_that_keep_their_state_to_themselves_are_made_known():
+    grid = AUGMENTATIONS["keras_cv.GridMask"]()
+    text = " ".join(build(Stateful(), grid).description)
+    assert "Not exactly resumable: Stateful draws" in text
 
 
 def softmax_head_as_backbone(image_size):

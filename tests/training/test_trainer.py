@@ -5,18 +5,20 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from framework.data.pipeline import Pipeline
+from framework.data.pipeline import Pipeline, example_ids
 from framework.errors import UserError
 from framework.evaluation.predictions import Predictor
 from framework.model.backbones import tiny_cnn
 from framework.model.classifier import classifier
 from framework.model.heads import sigmoid_head, softmax_head
-from framework.training.distribution import make_strategy
+from framework.training.distribution import Distribution
 from framework.training.early_stopping import EarlyStopping
 from framework.training.optimizers import make_optimizer, warmup_cosine
-from framework.training.trainer import Observer, Plan, Trainer, validation
+from framework.training.state import Plan
+from framework.training.trainer import Observer, Trainer, validation
 
 NEVER = EarlyStopping(patience=None)
+ALONE = Distribution("one").make()
 
 
 class Recorder(Observer):
@@ -42,20 +44,25 @@ def fit(arrays):
         early_stopping=NEVER,
         examples=train,
         seed=0,
+        accumulation=1,
         **arguments,
     ):
         keras.utils.clear_session()
         keras.utils.set_random_seed(seed)
         built = classifier(2, tiny_cnn, head)
-        trainer = Trainer(built, optimizer(), make_strategy())
+        trainer = Trainer(built, optimizer(), ALONE, accumulation)
         pipeline = Pipeline()
         history = trainer.fit(
             Plan(len(examples), batch_size, epochs),
-            pipeline.training(examples, 32, batch_size, seed),
+            lambda first, share: pipeline.training(
+                examples, 32, batch_size, seed, first, share=share
+            ),
             validation(
-                Predictor(built), pipeline.evaluation(held_out, 32, batch_size)
+                Predictor(built, ALONE),
+                pipeline.evaluation(held_out, 32, batch_size),
             ),
             early_stopping,
+            names=lambda positions: example_ids(examples, positions, seed),
             **arguments,
         )
         return built, history
@@ -133,7 +140,7 @@ def test_the_best_epoch_is_restored(fit):
     )
     assert history.best_epoch != 2
     figures = (
-        Predictor(built)
+        Predictor(built, ALONE)
         .predict(Pipeline().evaluation(fit.held_out, 32, 8))
         .figures()
     )
@@ -208,15 +215,17 @@ def test_unreadable_examples_do_not_move_batch_norm(fit):
     """They count as a readable picture of the batch, not as a black one."""
     batch = next(iter(Pipeline().training(fit.train, 32, 8, 0)))
     built = classifier(2, tiny_cnn, softmax_head)
-    trainer = Trainer(built, keras.optimizers.SGD(0.0), make_strategy())
+    trainer = Trainer(built, keras.optimizers.SGD(0.0), ALONE)
     images, weights = batch["image"].numpy(), batch["weight"].numpy()
     images[3], weights[3] = 0, 0
     start = built.model.get_weights()
-    trainer._step(images, batch["label"], weights)
+    step = tf.function(trainer._replica_step)
+    leaving = tf.constant(0.0)
+    step(images, batch["label"], tf.constant(weights), leaving)
     with_a_hole = built.model.get_weights()
     built.model.set_weights(start)
     images[3] = images[0]
-    trainer._step(images, batch["label"], np.ones(8, np.float32))
+    step(images, batch["label"], tf.ones(8), leaving)
     for a, b in zip(with_a_hole, built.model.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     assert any((a != b).any() for a, b in zip(start, with_a_hole, strict=True))

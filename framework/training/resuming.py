@@ -1,0 +1,99 @@
+"""Turns what a run left behind into where training goes on."""
+
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from framework.data.source import IndexedExamples
+from framework.errors import UserError
+from framework.task import Data
+from framework.training.checkpoints import CheckpointStore, digest
+from framework.training.state import TrainState, has_state, misfit
+
+_EXACT = ("tensorflow", "keras", "keras-cv", "numpy")
+
+
+def facts(data: Data) -> dict[str, Any]:
+    """What must be the same for a run to be continued, of the data and here."""
+    splits = [
+        [name, len(examples), digest(examples.ids, examples.labels)]
+        if isinstance(examples, IndexedExamples)
+        else [name, len(examples)]
+        for name, examples in data.splits.items()
+    ]
+    return {
+        "data": digest(list(data.class_names), splits),
+        "versions": {name: importlib.metadata.version(name) for name in _EXACT},
+    }
+
+
+def load(
+    store: CheckpointStore,
+    expected: dict[str, Any],
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+) -> tuple[tuple[dict[str, np.ndarray], dict] | None, list[str]]:
+    """The newest checkpoint that can be used, and remarks for the user.
+
+    Raises:
+        UserError: the data has changed since, or no checkpoint can be used.
+    """
+
+    def fits(arrays: dict[str, np.ndarray], rest: dict) -> str | None:
+        if rest["configuration"] != expected["configuration"]:
+            return "it is of another configuration"
+        return misfit(arrays, model, optimizer)
+
+    found, passed_over = store.load(fits)
+    remarks = [f"WARNING: passed over {reason}." for reason in passed_over]
+    if found is None:
+        return None, remarks
+    rest = found[1]
+    if rest["data"] != expected["data"]:
+        raise UserError(
+            "The data has changed since this run's last checkpoint: other "
+            "examples, labels or classes. Expected the same, or the order of "
+            "examples would be another. Put it back, or start a new run "
+            "(--new, or another --workdir)."
+        )
+    for name, version in expected["versions"].items():
+        if rest["versions"].get(name) != version:
+            remarks.append(
+                f"WARNING: the checkpoint was written with {name} "
+                f"{rest['versions'].get(name)}, this is {version}: the run "
+                "goes on, but not to the very same weights."
+            )
+    return found, remarks
+
+
+def restore(
+    found: tuple[dict[str, np.ndarray], dict] | None,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> tuple[TrainState, list[Any]]:
+    """Gives model and optimizer their values.
+
+    Returns:
+        where training stands, and what each callback remembered.
+    """
+    if found is None:
+        return TrainState(), [None] * len(callbacks)
+    arrays, rest = found
+    state = TrainState.unpack(arrays, rest, model, optimizer)
+    return state, rest["callbacks"]
+
+
+def inexact(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:
+    """Sentences on what keeps a continued run from being exactly the same."""
+    names = [type(c).__name__ for c in callbacks if not has_state(c)]
+    if not names:
+        return []
+    return [
+        f"Not exactly resumable: {', '.join(names)} has no get_state and "
+        "set_state. What such a callback remembers is lost when the run is "
+        "continued."
+    ]

@@ -1,0 +1,219 @@
+"""The same training on one device, several replicas and several processes."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from framework.errors import UserError
+from framework.training.distribution import Distribution, cluster_resolver
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROGRAM = pathlib.Path(__file__).with_name("one_world.py")
+
+
+def start(output, kind, replicas, **environment):
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), str(output), kind, str(replicas)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [s.getsockname()[1] for s in sockets]
+    finally:
+        for s in sockets:
+            s.close()
+
+
+def finish(processes):
+    """Waits for all; ends all when one takes too long."""
+    try:
+        for process in processes:
+            text, _ = process.communicate(timeout=240)
+            assert process.returncode == 0, text
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory):
+    """What each world made of the same training, by its name."""
+    folder = tmp_path_factory.mktemp("worlds")
+    finish(
+        [
+            start(folder / "one.npz", "one", 1),
+            start(folder / "mirrored2.npz", "mirrored", 2),
+        ]
+    )
+    finish([start(folder / "mirrored4.npz", "mirrored", 4)])
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    finish(
+        [
+            start(
+                folder / "workers2.npz",
+                "multi_worker",
+                1,
+                TF_CONFIG=json.dumps(
+                    {
+                        "cluster": {"worker": workers},
+                        "task": {"type": "worker", "index": index},
+                    }
+                ),
+            )
+            for index in range(2)
+        ]
+    )
+    return {
+        path.stem: dict(np.load(path, allow_pickle=False))
+        for path in folder.glob("*.npz")
+    }
+
+
+@pytest.mark.parametrize(
+    ("world", "replicas", "workers"),
+    [
+        ("one", 1, 1),
+        ("mirrored2", 2, 1),
+        ("mirrored4", 4, 1),
+        ("workers2", 2, 2),
+    ],
+)
+def test_there_are_as_many_replicas(worlds, world, replicas, workers):
+    assert worlds[world]["replicas"] == replicas
+    assert worlds[world]["workers"] == workers
+
+
+@pytest.mark.parametrize("world", ["mirrored2", "mirrored4", "workers2"])
+@pytest.mark.parametrize("run", ["clipped", "averaged", "accumulated", "whole"])
+def test_fifty_steps_are_those_of_one_device(worlds, world, run):
+    """AdamW with decay and batch normalisation, clipped over the whole batch;
+    a moving average, regularisers, several steps a call; accumulation."""
+    expected = worlds["one"][run]
+    np.testing.assert_allclose(worlds[world][run], expected, rtol=0, atol=1e-9)
+    assert np.abs(expected).max() > 0.1
+
+
+@pytest.mark.parametrize("world", ["mirrored2", "mirrored4", "workers2"])
+def test_first_gradients_are_those_of_one_device(worlds, world):
+    def gradient(name):
+        return worlds[name]["gradient_before"] - worlds[name]["gradient_after"]
+
+    expected = gradient("one")
+    assert np.linalg.norm(expected) > 0.1
+    difference = np.linalg.norm(gradient(world) - expected)
+    assert difference < 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "clipped",
+        "averaged",
+        "accumulated",
+        "gradient_after",
+        "mixed",
+        "random",
+        "drawn",
+        "predicted",
+    ],
+)
+def test_two_workers_are_bit_for_bit_two_replicas(worlds, run):
+    np.testing.assert_array_equal(
+        worlds["workers2"][run], worlds["mirrored2"][run]
+    )
+
+
+@pytest.mark.parametrize("world", ["one", "mirrored2", "mirrored4"])
+def test_accumulation_changes_nothing(worlds, world):
+    np.testing.assert_allclose(
+        worlds[world]["accumulated"],
+        worlds[world]["whole"],
+        rtol=0,
+        atol=1e-9,
+    )
+
+
+@pytest.mark.parametrize("world", ["mirrored2", "mirrored4", "workers2"])
+def test_mixed_precision_is_that_of_one_device_up_to_rounding(worlds, world):
+    expected = worlds["one"]["mixed"]
+    assert np.isfinite(expected).all()
+    np.testing.assert_allclose(worlds[world]["mixed"], expected, atol=5e-3)
+
+
+def test_replicas_draw_apart_and_reproducibly(worlds):
+    alone = worlds["one"]["drawn"][0]
+    for name, count in (("mirrored2", 2), ("mirrored4", 4)):
+        drawn = worlds[name]["drawn"]
+        assert len(drawn) == count
+        np.testing.assert_array_equal(drawn[0], alone)
+        for a in range(count):
+            for b in range(a):
+                assert (drawn[a] != drawn[b]).any(axis=(1, 2, 3)).all()
+    np.testing.assert_array_equal(
+        worlds["mirrored2"]["drawn"], worlds["mirrored4"]["drawn"][:2]
+    )
+    assert (worlds["one"]["random"] != worlds["mirrored2"]["random"]).any()
+
+
+def test_every_example_is_judged_once_in_every_world(worlds):
+    expected = worlds["one"]["ids"]
+    assert len(set(expected)) == 37
+    for world in worlds.values():
+        np.testing.assert_array_equal(world["ids"], expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"strategy": "both"}, "one, mirrored, multi_worker, tpu"),
+        ({"replicas": 0}, "distribution.replicas is 0"),
+        ({"strategy": "one", "replicas": 2}, "strategy 'mirrored'"),
+    ],
+)
+def test_bad_distributions_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        Distribution(**arguments)
+
+
+def test_what_the_environment_lacks_is_said(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.setenv("TPU_NAME", "no-such-tpu")
+    with pytest.raises(UserError, match=r"framework\.launch"):
+        Distribution("multi_worker").make()
+    tf.constant(0)  # Starts TensorFlow.
+    with pytest.raises(UserError, match="can't be divided into 3"):
+        Distribution("mirrored", 3).make()
+    monkeypatch.setenv("TF_CONFIG", "{'cluster': 1}")
+    with pytest.raises(UserError, match="expected JSON"):
+        cluster_resolver()
+
+
+def test_the_environment_chooses(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    monkeypatch.delenv("TPU_NAME", raising=False)
+    assert Distribution()._kind() == "one"
+    assert Distribution(replicas=2)._kind() == "mirrored"
+    alone = {"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(alone))
+    assert Distribution()._kind() == "one"
+    alone["cluster"]["worker"].append("b:1")
+    monkeypatch.setenv("TF_CONFIG", json.dumps(alone))
+    assert Distribution()._kind() == "multi_worker"
+    monkeypatch.delenv("TF_CONFIG")
+    monkeypatch.setenv("TPU_NAME", "a-tpu")
+    assert Distribution()._kind() == "tpu"
