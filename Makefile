@@ -6,6 +6,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 GIN    ?= gin/rps_softmax.gin
 ARGS   ?=
+WORKERS ?= 2
+TF220  := .venv-tf220
 
 INSTALLED := $(VENV)/.installed
 
@@ -14,11 +16,12 @@ CONFIGS := $(wildcard gin/*.gin)
 TESTS   := $(shell find tests -name '*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help install train smoke test test-slow lint format wheel lock clean
+.PHONY: help install train train-workers smoke test test-slow soak test-tf220 \
+        bench lint format wheel lock clean
 
 help:  ## Lists the targets
-	@grep -hE '^[a-z.-]+:.*##' $(MAKEFILE_LIST) | \
-	  awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9.-]+:.*##' $(MAKEFILE_LIST) | \
+	  awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 install: $(INSTALLED)  ## Makes .venv with exactly the locked versions
 
@@ -32,6 +35,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 train: $(INSTALLED) $(SOURCES) $(CONFIGS)  ## Trains GIN=gin/rps_softmax.gin; ARGS=... adds flags
 	$(BIN)/python -m framework.main --gin_file=$(GIN) $(ARGS)
 
+train-workers: $(INSTALLED) $(SOURCES) $(CONFIGS)  ## The same with WORKERS=2 processes on this machine
+	$(BIN)/python -m framework.launch --workers=$(WORKERS) -- --gin_file=$(GIN) $(ARGS)
+
 smoke: $(INSTALLED) $(SOURCES) $(CONFIGS)  ## Trains gin/smoke.gin, in seconds
 	$(BIN)/python -m framework.main --gin_file=gin/smoke.gin $(ARGS)
 
@@ -40,6 +46,22 @@ test: $(INSTALLED) $(SOURCES) $(CONFIGS) $(TESTS)  ## Runs the tests but for the
 
 test-slow: $(INSTALLED) $(SOURCES) $(CONFIGS) $(TESTS)  ## Runs the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+soak: $(INSTALLED) $(SOURCES) $(CONFIGS) $(TESTS)  ## Kills a run of two workers twenty times
+	$(BIN)/python -m pytest -m slow tests/test_soak.py -s $(ARGS)
+
+test-tf220: $(TF220)/.installed $(SOURCES) $(CONFIGS) $(TESTS)  ## Runs the short tests on TensorFlow 2.20, as TPU hosts have it
+	$(TF220)/bin/python -m pytest $(ARGS)
+
+# The locked versions, but for what TensorFlow chooses by its own version.
+$(TF220)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(TF220)
+	sed -nE '/^(tensorflow|tensorboard|tensorflow-metadata|protobuf|ml-dtypes|numpy|googleapis-common-protos|etils)==/d; s/^([A-Za-z0-9_.-]+==.*[^ ]) \\$$/\1/p' requirements.lock > $(TF220)/constraints.txt
+	$(TF220)/bin/python -m pip install --quiet -c $(TF220)/constraints.txt 'tensorflow==2.20.0' -e '.[dev]'
+	touch $@
+
+bench: $(INSTALLED) $(SOURCES)  ## Measures the trainer against the bare training step
+	$(BIN)/python benchmarks/overhead.py $(ARGS)
 
 lint: $(INSTALLED)  ## Checks style and formatting
 	$(BIN)/ruff check .
@@ -66,4 +88,4 @@ lock: pyproject.toml  ## Writes requirements.lock anew, from pyproject.toml
 	rm -rf $(VENV).lock
 
 clean:  ## Removes what was installed and built; runs stay
-	rm -rf $(VENV) $(VENV).lock build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV).lock $(TF220) build dist *.egg-info .pytest_cache .ruff_cache

@@ -10,6 +10,7 @@ an endless `tf.data` pipeline.
 """
 
 import argparse
+import io
 import os
 import statistics
 import time
@@ -79,7 +80,7 @@ def ours(rows: int):
     world = Distribution("one").make()
     trainer = Trainer(build(), keras.optimizers.Adam(1e-4), world)
     batch = a_batch(rows)
-    console = Console(file=open(os.devnull, "w"))
+    console = Console(file=io.StringIO())
 
     def batches(first, share):
         return tf.data.Dataset.from_tensors(batch).repeat()

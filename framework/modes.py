@@ -132,10 +132,11 @@ def train(
     console = console or Console()
     if not world.is_chief:
         console = Console(quiet=True)
+    keras.utils.clear_session()  # Forgets the precision, too.
     with world.together(), use_precision(precision):
-        keras.utils.clear_session()
         keras.utils.set_random_seed(seed)
-        if deterministic:
+        # TPUs are deterministic anyway, and XLA refuses max pooling with it.
+        if deterministic and world.kind != "tpu":
             tf.config.experimental.enable_op_determinism()
 
         # Task -> source -> splits.

@@ -21,6 +21,15 @@ Configuration("gin/base.gin")
 tf.config.experimental.enable_op_determinism()
 
 
+def pytest_collection_modifyitems(items):
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    if gpus < 2:
+        lacking = pytest.mark.skip(reason=f"needs two GPUs, here are {gpus}")
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(lacking)
+
+
 @pytest.fixture(autouse=True)
 def _clean_slate():
     keras.utils.clear_session()

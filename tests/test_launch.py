@@ -57,6 +57,9 @@ def driver(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # A shell has ignored Ctrl-C for what it runs in the background,
+            # these tests perhaps among it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(process)
         return process

@@ -367,6 +367,20 @@ def test_two_processes_do_not_share_a_directory(in_tmp):
     framework.run("gin/smoke.gin", QUICK, workdir="a")
 
 
+@pytest.mark.parametrize("name", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_is_that_of_one_run(in_tmp, name):
+    bindings = [*QUICK, f"train.precision = '{name}'", "train.accumulation = 2"]
+    model = framework.run("gin/smoke.gin", bindings).model
+    assert model.get_layer("logits").dtype_policy.name == name
+    assert model.get_layer("logits").kernel.dtype == "float32"
+    assert model.output.dtype == "float32"
+    assert keras.config.dtype_policy().name == "float32"
+    with pytest.raises(UserError, match="float32, mixed_bfloat16"):
+        framework.run("gin/smoke.gin", ["train.precision = 'half'"])
+    with pytest.raises(UserError, match="expected a divisor of 32"):
+        framework.run("gin/smoke.gin", ["train.accumulation = 5"])
+
+
 def test_callbacks_that_cannot_be_continued_are_named(in_tmp, capsys):
     class Moody(keras.callbacks.Callback):
         pass

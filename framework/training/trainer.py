@@ -367,9 +367,7 @@ class Trainer:
                 while state.step < last:
                     count = min(steps_per_call, last - state.step)
                     if callbacks:
-                        keras_callbacks.on_train_batch_begin(
-                            state.step - first
-                        )
+                        keras_callbacks.on_train_batch_begin(state.step - first)
                     leaving = tf.constant(float(asked.signal_number))
                     if count == 1:
                         report = one(stream, leaving)

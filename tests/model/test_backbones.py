@@ -26,7 +26,23 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", SMALL)
+# The others are as long to build as all the rest of the tests here together.
+QUICK = (
+    "efficientnet_lite0",
+    "course_cnn",
+    "tiny_cnn",
+    "keras.MobileNetV3Small",
+    "keras.VGG16",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in SMALL
+    ],
+)
 def test_every_backbone_keeps_the_contract(name, tmp_path):
     size = SMALL[name]
     backbone = BACKBONES[name](image_size=size, weights=None)

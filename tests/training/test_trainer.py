@@ -14,6 +14,7 @@ from framework.model.heads import sigmoid_head, softmax_head
 from framework.training.distribution import Distribution
 from framework.training.early_stopping import EarlyStopping
 from framework.training.optimizers import make_optimizer, warmup_cosine
+from framework.training.precision import precision
 from framework.training.state import Plan
 from framework.training.trainer import Observer, Trainer, validation
 
@@ -45,12 +46,14 @@ def fit(arrays):
         examples=train,
         seed=0,
         accumulation=1,
+        dtype="float32",
         **arguments,
     ):
         keras.utils.clear_session()
         keras.utils.set_random_seed(seed)
-        built = classifier(2, tiny_cnn, head)
-        trainer = Trainer(built, optimizer(), ALONE, accumulation)
+        with precision(dtype):
+            built = classifier(2, tiny_cnn, head)
+            trainer = Trainer(built, optimizer(), ALONE, accumulation)
         pipeline = Pipeline()
         history = trainer.fit(
             Plan(len(examples), batch_size, epochs),
@@ -236,6 +239,93 @@ def test_too_many_unreadable_examples_stop_it(fit):
     with pytest.raises(UserError, match=r"of 30 .* do not decode"):
         fit(examples=examples, max_unreadable=0.04)
     fit(examples=examples, epochs=1, max_unreadable=0.07)
+
+
+def test_clipping_sees_gradients_without_the_loss_scale(fit):
+    """Another scale, the same weights; without clipping, others."""
+
+    def weights(scale, clip=0.01):
+        def optimizer():
+            inner = keras.optimizers.SGD(0.1, global_clipnorm=clip)
+            return keras.optimizers.LossScaleOptimizer(
+                inner, initial_scale=scale
+            )
+
+        built, _ = fit(epochs=1, optimizer=optimizer, dtype="mixed_float16")
+        assert built.model.get_layer("logits").compute_dtype == "float16"
+        return np.concatenate([w.ravel() for w in built.model.get_weights()])
+
+    expected = weights(2.0**4)
+    np.testing.assert_allclose(weights(2.0**10), expected, atol=1e-4)
+    assert np.abs(weights(2.0**4, clip=None) - expected).max() > 1e-2
+
+
+def test_an_overflow_skips_the_update_and_lowers_the_scale(fit):
+    made = []
+
+    def optimizer():
+        inner = keras.optimizers.SGD(0.1)
+        made.append(
+            keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**40)
+        )
+        return made[0]
+
+    built, history = fit(epochs=1, optimizer=optimizer, dtype="mixed_float16")
+    assert float(made[0].dynamic_scale) < 2.0**40
+    assert np.isfinite(built.model.get_weights()[0]).all()
+    assert np.isfinite(history.epochs[0]["train"]["loss"])
+
+
+@pytest.mark.parametrize("steps_per_call", [3, 100])
+def test_several_steps_a_call_change_nothing(fit, steps_per_call):
+    recorder = Recorder()
+    one, first = fit()
+    several, second = fit(steps_per_call=steps_per_call, observers=[recorder])
+    for a, b in zip(
+        one.model.get_weights(), several.model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(first.epochs, second.epochs, strict=True):
+        assert a["train"] == b["train"]
+    # Calls end with epochs, of four steps.
+    assert [step for _, step in recorder.steps][-1] == 12
+    assert len(recorder.steps) == (6 if steps_per_call == 3 else 3)
+
+
+def test_the_moving_average_is_what_is_judged_and_kept(fit):
+    def optimizer():
+        return keras.optimizers.SGD(0.05, use_ema=True, ema_momentum=0.9)
+
+    plain, _ = fit(
+        optimizer=lambda: keras.optimizers.SGD(0.05), early_stopping=None
+    )
+    averaged, history = fit(optimizer=optimizer, early_stopping=None)
+    figures = (
+        Predictor(averaged, ALONE)
+        .predict(Pipeline().evaluation(fit.held_out, 32, 8))
+        .figures()
+    )
+    assert figures == pytest.approx(history.epochs[-1]["validation"])
+    assert any(
+        (a != b).any()
+        for a, b in zip(
+            plain.model.get_weights(), averaged.model.get_weights(), strict=True
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"gradient_accumulation_steps": 2}, "train.accumulation"),
+        ({"use_ema": True, "ema_overwrite_frequency": 5}, "use_ema alone"),
+    ],
+)
+def test_what_the_trainer_does_is_refused_of_the_optimizer(
+    fit, arguments, message
+):
+    with pytest.raises(UserError, match=message):
+        fit(optimizer=lambda: keras.optimizers.SGD(0.1, **arguments))
 
 
 @pytest.mark.parametrize(
