@@ -1,6 +1,6 @@
 """Turns one training step into two rates: bare, and inside our loop.
 
-    python benchmarks/overhead.py [--milliseconds=30] [--rounds=7]
+    python benchmarks/overhead.py [--milliseconds=30] [--rounds=9]
 
 Both sides train the same model on the same batch in memory, in turns, in one
 process. "bare" is the compiled step as a user would write it (GradientTape,
@@ -105,7 +105,7 @@ def ours(rows: int):
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--milliseconds", type=float, default=30)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=9)
     asked = parser.parse_args()
     # As many rows as make a step take about so long.
     rows = 128

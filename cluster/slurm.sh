@@ -17,9 +17,6 @@
 #SBATCH --gpus-per-task=1
 #SBATCH --cpus-per-task=4
 #SBATCH --time=04:00:00
-# The workers listen on port 8888 of their node and the following ones: two
-# jobs on one node would meet there.
-#SBATCH --exclusive
 # Two minutes before the time is over the workers are told to save and leave.
 #SBATCH --signal=TERM@120
 # The job may be started anew, with the same arguments; the run continues.

@@ -35,7 +35,9 @@ _HOST = flags.DEFINE_string(
     "Name or address by which the training processes reach this one.",
 )
 _DISPATCHER = flags.DEFINE_string(
-    "dispatcher", None, "host:port of the dispatcher; workers need it."
+    "dispatcher",
+    None,
+    "Address of the dispatcher as it prints it; workers need it.",
 )
 
 # How long a worker looks for its dispatcher before it gives up.
@@ -50,10 +52,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(
             "Workers need --dispatcher=host:port; a dispatcher takes none."
         )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # At once: stopping in order can wait for ever for those served, who
-        # must cope with a lost worker anyway.
-        signal.signal(number, lambda *_: os._exit(0))
+    # No handler of Python's runs while a worker looks for its dispatcher.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     # Not before the flags are known to be in order: it takes seconds.
     import tensorflow as tf
@@ -68,13 +68,17 @@ def main(argv: list[str]) -> None:
     else:
         server = service.WorkerServer(
             service.WorkerConfig(
-                dispatcher_address=_DISPATCHER.value,
+                dispatcher_address=_DISPATCHER.value.removeprefix("grpc://"),
                 worker_address=f"{_HOST.value}:%port%",
                 port=_PORT.value,
                 dispatcher_timeout_ms=_DISPATCHER_TIMEOUT_MS,
             )
         )
         print(f"Worker of {_DISPATCHER.value}", flush=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # At once: stopping in order can wait for ever for those served, who
+        # must cope with a lost worker anyway.
+        signal.signal(number, lambda *_: os._exit(0))
     while server:
         signal.pause()
 

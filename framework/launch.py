@@ -287,6 +287,10 @@ class Launcher:
                 with contextlib.suppress(ProcessLookupError):
                     worker.process.terminate()
         dead = [worker for worker in workers if worker.status]
+        if dead and not workers[0].process.returncode:
+            # It ends when all is written: nothing is left to start anew for.
+            self._say(f"worker {dead[0].index} {dead[0].end} after the end")
+            return None, None
         first = min(dead, key=lambda worker: worker.ended, default=None)
         # Asked to stop when all were done anyway: the work is complete.
         return first, stop if dead else None

@@ -60,9 +60,10 @@ class Result:
     class_names: tuple[str, ...]
 
 
-@MODES.register(given=["locate", "console"])
+@MODES.register(given=["locate", "fingerprint", "console"])
 def train(
     locate: Callable[[], RunDirectory],
+    fingerprint: Callable[[], str],
     task: Task,
     classifier: Callable[..., Classifier],
     optimizer: Callable[..., keras.optimizers.Optimizer],
@@ -86,6 +87,7 @@ def train(
     Args:
         locate: finds the run's directory; called when all else is known to
             be in order, so that a mistake leaves nothing behind.
+        fingerprint: of the configuration, when all of it is known.
         task: what the data is; `@rock_paper_scissors()`.
         classifier: builds the model; `@classifier`.
         optimizer: `@keras.Adam`, without parentheses.
@@ -140,9 +142,13 @@ def train(
             tf.config.experimental.enable_op_determinism()
 
         # Task -> source -> splits.
-        data = task.load(
-            lambda name, reason: console.print(
-                report.stand_in_notice(name, reason)
+        # The chief first: what it fetches or renders, others on its machine
+        # find there.
+        data = world.chief_first(
+            lambda: task.load(
+                lambda name, reason: console.print(
+                    report.stand_in_notice(name, reason)
+                )
             )
         )
         _announce(console, data)
@@ -203,55 +209,55 @@ def train(
         }
 
         # Run directory -> where to begin.
-        facts = resuming.facts(data)
-        world.check_alike("data", facts["data"])
+        facts = resuming.facts(data, fingerprint())
+        world.check_alike(facts)
+        store = CheckpointStore(None, checkpoints)
 
         def find() -> tuple[RunDirectory, Any, list[str]]:
+            nonlocal store
             run = locate()
             if run.is_finished:
                 return run, run.results(), []
-            facts["configuration"] = run.configuration
             store = CheckpointStore(run.checkpoints, checkpoints)
-            return run, *resuming.load(
-                store, facts, built.model, trainer.optimizer
-            )
+            try:
+                found, remarks = resuming.load(
+                    store, facts, built.model, trainer.optimizer
+                )
+            except UserError:
+                run.close()
+                raise
+            return run, found, remarks
 
         run, found, remarks = world.chief_does(find)
         if run.is_finished:
             say(console, f"{run.path} holds this run, finished already.")
             return _as_it_was_left(run, built.model, *found)
-        state, memories = resuming.restore(
-            found, built.model, trainer.optimizer, callbacks
-        )
-        stream = trainer.stream(batches, plan, state.step)
-        trainer.trace(stream)
-        run.path = world.chief_does(run.create)
-        for line in (
-            *remarks,
-            *resuming.inexact(callbacks),
-            f"Run directory: {run.path}",
-        ):
-            say(console, line)
-        if run.is_begun:
-            say(
-                console,
-                f"Taken up again after step {state.step} of "
-                f"{plan.total_steps}.",
+        with contextlib.closing(run), contextlib.closing(store):
+            state, memories = resuming.restore(
+                found, built.model, trainer.optimizer, callbacks
             )
+            stream = trainer.stream(batches, plan, state.step)
+            trainer.trace(stream)
+            run.path = world.chief_does(run.create)
+            if world.is_chief:
+                store.directory = run.checkpoints
+            for line in (
+                *remarks,
+                *resuming.inexact(callbacks),
+                f"Run directory: {run.path}",
+            ):
+                say(console, line)
+            if run.is_begun:
+                say(
+                    console,
+                    f"Taken up again after step {state.step} of "
+                    f"{plan.total_steps}.",
+                )
 
-        # Batches -> trained weights.
-        progress = ProgressObserver(console, plan)
-        observers = [progress]
-        if world.is_chief:
-            observers.append(LogObserver(run, state.epochs))
-        store = CheckpointStore(
-            run.checkpoints if world.is_chief else None, checkpoints
-        )
-        with (
-            contextlib.closing(run),
-            contextlib.closing(progress),
-            contextlib.closing(store),
-        ):
+            # Batches -> trained weights.
+            observers = [ProgressObserver(console, plan, state.step)]
+            if world.is_chief:
+                observers.append(LogObserver(run, state.epochs))
             history = trainer.fit(
                 plan,
                 batches,
@@ -263,16 +269,16 @@ def train(
                 early_stopping,
                 callbacks,
                 observers,
-                pipeline.max_unreadable,
-                lambda positions: example_ids(
+                max_unreadable=pipeline.max_unreadable,
+                names=lambda positions: example_ids(
                     data.splits["train"], positions, seed
                 ),
-                state,
-                memories,
-                store,
-                facts,
-                stream,
-                steps_per_call,
+                state=state,
+                callback_states=memories,
+                checkpoints=store,
+                facts=facts,
+                stream=stream,
+                steps_per_call=steps_per_call,
             )
             _say_how_it_ended(console, history, plan)
             summary = _judge(

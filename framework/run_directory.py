@@ -14,10 +14,10 @@ runs/<name>/<number>/
                       as complete
 """
 
+import contextlib
 import csv
 import fcntl
 import hashlib
-import importlib.metadata
 import io
 import json
 import os
@@ -26,8 +26,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
 import keras
 import numpy as np
@@ -39,6 +39,7 @@ from framework.errors import UserError
 from framework.evaluation.predictions import Predictions
 from framework.training.checkpoints import digest
 from framework.training.trainer import Observer
+from framework.versions import versions
 
 SUMMARY = "summary.json"
 _OPERATIVE = "operative.gin"
@@ -49,14 +50,6 @@ _MAY_CHANGE = (
     r"(\w+[./])*("
     r"(distribution|Checkpoints)\.\w+|pipeline\.service|"
     r"train\.(distribution|checkpoints|steps_per_call))"
-)
-_LIBRARIES = (
-    "tensorflow",
-    "keras",
-    "keras-cv",
-    "tensorflow-datasets",
-    "gin-config",
-    "numpy",
 )
 
 
@@ -72,13 +65,21 @@ class RunDirectory:
 
     def __init__(self, path: str):
         self.path = path
-        operative = tf.io.gfile.exists(self.file(_OPERATIVE))
-        self.is_finished = tf.io.gfile.exists(self.file(SUMMARY))
-        self.is_begun = operative and not self.is_finished
+        self.is_finished = self._holds(SUMMARY)
+        self.is_begun = self._holds(_OPERATIVE) and not self.is_finished
         # Of a new run under runs/: where it takes the next number.
         self._base = ""
         self._texts: dict[str, str] = {}
-        self._lock: int | None = None
+        self._lock: BinaryIO | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Locks are a process's own.
+        return {**self.__dict__, "_lock": None}
+
+    def _holds(self, name: str) -> bool:
+        """Whether there is such a file, with something in it."""
+        path = self.file(name)
+        return tf.io.gfile.exists(path) and tf.io.gfile.stat(path).length > 0
 
     @classmethod
     def check(cls, name: str, workdir: str | None = None) -> None:
@@ -152,7 +153,7 @@ class RunDirectory:
             if (
                 run.is_begun
                 and not _differences(run.read(_OPERATIVE), operative)
-                and not run._is_locked()
+                and run._take_lock()
             ):
                 return run
         run = cls(os.path.join(base, _next_number(base)))
@@ -172,7 +173,7 @@ class RunDirectory:
                 f"--new is given, and {self.path} holds a run already. "
                 "Choose another --workdir, or leave --new out."
             )
-        if self._is_locked():
+        if not self.is_finished and not self._take_lock():
             raise UserError(
                 f"Another process is at the run in {self.path}. Wait for "
                 "it, or choose another --workdir."
@@ -188,24 +189,41 @@ class RunDirectory:
             UserError: it can't be written, or another process has just taken
                 it.
         """
-        try:
+        with self.writing():
             if self._base:
                 self._take_number()
             tf.io.gfile.makedirs(self.path)
-            if not self._take_lock():
-                raise UserError(
-                    f"Another process has just begun in {self.path}. Start "
-                    "again to get a number of your own."
-                )
-            for name, text in self._texts.items():
-                self.write(name, text)
-            self.write_json("environment.json", _environment())
-            return self.path
-        except (OSError, tf.errors.OpError) as error:
+        if self._lock is None and not self._take_lock():
             raise UserError(
-                f"{os.path.abspath(self.path)} can't be written: {error}. "
-                "Expected a directory, or a path where one can be made; "
-                "choose another place with --workdir."
+                f"Another process has just begun in {self.path}. Wait for it, "
+                "or choose another place."
+            )
+        if not self.is_begun:
+            try:
+                for name, text in self._texts.items():
+                    self.write(name, text)
+            except UserError:
+                # Half of it would pass for another configuration.
+                with contextlib.suppress(OSError, tf.errors.OpError):
+                    tf.io.gfile.remove(self.file(_OPERATIVE))
+                raise
+        self.write_json("environment.json", _environment())
+        return self.path
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turns a place that can't be written to into a UserError."""
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            path = (
+                self.path if "://" in self.path else os.path.abspath(self.path)
+            )
+            reason = getattr(error, "message", None) or error
+            raise UserError(
+                f"{path} can't be written: {reason}. "
+                "Expected a directory with room, or a path where one can be "
+                "made; make room, or choose another place with --workdir."
             ) from error
 
     def _take_number(self) -> None:
@@ -220,31 +238,27 @@ class RunDirectory:
     def _take_lock(self) -> bool:
         """Marks the directory as in use, for as long as this process lives.
 
-        Object stores have no locks: there it is the user's to run one only.
+        Object stores have no locks, nor have some network file systems: there
+        it is the user's to run one only.
         """
         if "://" in self.path:
             return True
-        self._lock = os.open(self.file(_LOCK), os.O_RDWR | os.O_CREAT, 0o644)
+        with self.writing():
+            lock = open(self.file(_LOCK), "ab")  # noqa: SIM115
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return False
         except OSError:
-            self.close()
-            return False
+            pass
+        self._lock = lock
         return True
-
-    def _is_locked(self) -> bool:
-        if "://" in self.path or not os.path.exists(self.file(_LOCK)):
-            return False
-        probe = RunDirectory(self.path)
-        try:
-            return not probe._take_lock()
-        finally:
-            probe.close()
 
     def close(self) -> None:
         """Gives the directory free for other processes."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.close()
             self._lock = None
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -254,18 +268,11 @@ class RunDirectory:
         """
         self.write_json(SUMMARY, summary)
         if self._lock is not None:
-            os.unlink(self.file(_LOCK))
             self.close()
+            with contextlib.suppress(OSError):
+                os.unlink(self.file(_LOCK))
         if os.path.dirname(os.path.dirname(self.path)) == "runs":
             _point_latest_at(self.path)
-
-    @property
-    def configuration(self) -> str:
-        """A fingerprint of what must not change from start to start."""
-        bound = bindings(self._texts[_OPERATIVE])
-        return digest(
-            {k: v for k, v in sorted(bound.items()) if not _may_change(k)}
-        )
 
     def results(self) -> tuple[list[np.ndarray], list[dict], dict]:
         """Of a finished run: the model's weights, its epochs, its summary."""
@@ -290,7 +297,10 @@ class RunDirectory:
 
     def write(self, name: str, content: str | bytes) -> None:
         mode = "wb" if isinstance(content, bytes) else "w"
-        with tf.io.gfile.GFile(self.file(name), mode) as file:
+        with (
+            self.writing(),
+            tf.io.gfile.GFile(self.file(name), mode) as file,
+        ):
             file.write(content)
 
     def write_json(self, name: str, content: Any) -> None:
@@ -298,7 +308,7 @@ class RunDirectory:
 
     def write_model(self, model: keras.Model) -> None:
         """Saves `model.keras`, by way of a local file (gs:// has no seek)."""
-        with tempfile.TemporaryDirectory() as folder:
+        with self.writing(), tempfile.TemporaryDirectory() as folder:
             local = os.path.join(folder, "model.keras")
             model.save(local)
             tf.io.gfile.copy(local, self.file("model.keras"), overwrite=True)
@@ -352,18 +362,24 @@ class LogObserver(Observer):
         for split in ("train", "validation"):
             if split not in figures:
                 continue
-            if split not in self._writers:
-                self._writers[split] = tf.summary.create_file_writer(
-                    os.path.join(self._run.file("tensorboard"), split)
-                )
             scalars = dict(figures[split])
             if split == "train":
                 for name in ("learning_rate", "images_per_second"):
                     scalars[name] = figures[name]
-            with self._writers[split].as_default(step=figures["step"]):
-                for name, value in scalars.items():
-                    tf.summary.scalar(name, value)
-            self._writers[split].flush()
+            with self._run.writing():
+                self._write_summary(split, figures["step"], scalars)
+
+    def _write_summary(
+        self, split: str, step: int, scalars: Mapping[str, float]
+    ) -> None:
+        if split not in self._writers:
+            self._writers[split] = tf.summary.create_file_writer(
+                os.path.join(self._run.file("tensorboard"), split)
+            )
+        with self._writers[split].as_default(step=step):
+            for name, value in scalars.items():
+                tf.summary.scalar(name, value)
+        self._writers[split].flush()
 
 
 def weights_sha256(model: keras.Model) -> str:
@@ -384,6 +400,14 @@ def _next_number(base: str) -> str:
     """The number after the highest there is, from 001."""
     numbers = _numbers(base)
     return f"{int(numbers[-1]) + 1 if numbers else 1:03}"
+
+
+def fingerprint(operative: str) -> str:
+    """Of what must not change in a configuration from start to start."""
+    bound = bindings(operative)
+    return digest(
+        {k: v for k, v in sorted(bound.items()) if not _may_change(k)}
+    )
 
 
 def _differences(before: str, now: str) -> list[str]:
@@ -416,19 +440,13 @@ def _point_latest_at(path: str) -> None:
 
 
 def _environment() -> dict[str, Any]:
-    versions = {}
-    for library in _LIBRARIES:
-        try:
-            versions[library] = importlib.metadata.version(library)
-        except importlib.metadata.PackageNotFoundError:
-            versions[library] = None
     return {
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "devices": [d.name for d in tf.config.list_logical_devices()],
-        "versions": versions,
+        "versions": versions(),
         "git": _git(),
     }
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from framework.configuration import Configuration
 from framework.modes import Result
-from framework.run_directory import RunDirectory
+from framework.run_directory import RunDirectory, fingerprint
 
 
 def run(
@@ -48,4 +48,9 @@ def run(
             new,
         )
 
-    return configuration.call(mode, locate=locate, console=console)
+    return configuration.call(
+        mode,
+        locate=locate,
+        fingerprint=lambda: fingerprint(configuration.operative()),
+        console=console,
+    )

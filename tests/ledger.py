@@ -4,13 +4,22 @@ For tests that kill runs: in the end every picture must have been trained on
 as often as there were epochs, whatever happened on the way.
 """
 
+import dataclasses
 import os
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from framework import BACKBONES, CALLBACKS, TASKS, Backbone, Task, array_source
+from framework import (
+    BACKBONES,
+    CALLBACKS,
+    TASKS,
+    Backbone,
+    Source,
+    Task,
+    array_source,
+)
 
 COUNT, SIZE = 200, 10
 
@@ -28,8 +37,25 @@ def source():
 
 
 @TASKS.register()
-def ledger() -> Task:
-    return Task(source, validation=0.0)
+def ledger(broken: int = 0) -> Task:
+    """The task, with so many pictures that do not decode."""
+
+    def encoded():
+        whole = source().splits["train"]
+        pictures = tf.constant(
+            [
+                b""
+                if row < broken
+                else tf.io.encode_png(whole.read(row)).numpy()
+                for row in range(COUNT)
+            ]
+        )
+        train = dataclasses.replace(
+            whole, read=lambda row: tf.gather(pictures, row)
+        )
+        return Source("ledger", ("dark", "bright"), {"train": train})
+
+    return Task(encoded if broken else source, validation=0.0)
 
 
 class Ledger(keras.layers.Layer):

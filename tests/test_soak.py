@@ -17,6 +17,9 @@ import pytest
 sys.path.insert(0, os.path.dirname(__file__))
 import ledger
 
+from framework import launch
+from framework.launch import _free_ports as free_ports
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOTAL = 500  # 40 epochs of 200 pictures at 16.
 
@@ -165,22 +168,108 @@ def test_twenty_kills_change_nothing(tmp_path):
 
 
 def test_from_two_workers_to_one_and_back(tmp_path):
-    """What one world has saved, another continues."""
-    job = Job(tmp_path / "a")
+    """What one world has saved, another continues.
+
+    With a checkpoint due at every step, of which only the chief knows, and a
+    picture that does not decode: all workers must act on all of it alike.
+    """
+    always = (
+        "--gin_param=Checkpoints.every_steps = 1",
+        "--gin_param=ledger.broken = 1",
+    )
+    job = Job(tmp_path / "a", *always)
     job.wait_for_step(100)
     os.kill(job.workers()[1], signal.SIGTERM)
     assert job.process.wait(timeout=60) == 143, job.log.read_text()
-    saved = max(int(p.name) for p in (job.folder / "run/checkpoints").iterdir())
+    saved = max(
+        int(p.name.partition("-")[0])
+        for p in (job.folder / "run/checkpoints").iterdir()
+    )
     assert saved >= 100
     job.forget_step()
-    job = Job(tmp_path / "a", workers=1)
+    job = Job(tmp_path / "a", *always, workers=1)
     job.wait_for_step(saved + 50)
     job.process.send_signal(signal.SIGINT)
     assert job.process.wait(timeout=60) == 130, job.log.read_text()
     assert f"Taken up again after step {saved}" in job.log.read_text()
     job.forget_step()
-    job = Job(tmp_path / "a")
+    job = Job(tmp_path / "a", *always[1:])
     summary = job.finish()
     assert summary["train"]["continued"] == 2
     assert summary["train"]["workers"] == 2
-    check_ledger(job)
+    assert summary["unreadable"] == ["train/0"]
+    assert (
+        len((job.folder / "run/metrics.jsonl").read_text().splitlines()) == 40
+    )
+
+
+def test_workers_that_were_told_different_things(tmp_path):
+    """Each would be right by itself; together they would lose examples."""
+    (tmp_path / "ledger.gin").write_text(ledger.GIN)
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    processes = [
+        subprocess.Popen(
+            command(f"--gin_param=train.seed = {index}", workers=1),
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+                "TF_CONFIG": launch.task_config(workers, index),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    try:
+        for process in processes:
+            text, _ = process.communicate(timeout=120)
+            assert process.returncode == 2, text
+            assert "The configuration of worker 1 and of worker 0" in text
+            assert "Traceback" not in text
+    finally:
+        for process in processes:
+            process.kill()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_waits_for_its_data_can_be_ended(tmp_path):
+    """Python's handlers don't run while TensorFlow waits."""
+    (tmp_path / "ledger.gin").write_text(ledger.GIN)
+    (tmp_path / "slow.py").write_text(
+        "import time\n"
+        "import tensorflow as tf\n"
+        "import ledger\n"
+        "whole = ledger.source().splits['train']\n"
+        "ledger.source = None\n"
+        "from framework import TASKS, Source, Task, array_source\n"
+        "import dataclasses\n"
+        "def read(row):\n"
+        "    def wait(row):\n"
+        "        time.sleep(300)\n"
+        "        return row\n"
+        "    row = tf.py_function(wait, [row], tf.int64)\n"
+        "    return whole.read(tf.reshape(row, []))\n"
+        "@TASKS.register()\n"
+        "def slow():\n"
+        "    train = dataclasses.replace(whole, read=read)\n"
+        "    return Task(lambda: Source('slow', ('a', 'b'), {'train': train}),"
+        " validation=0.0)\n"
+    )
+    job = Job(
+        tmp_path,
+        "--import=slow",
+        "--gin_param=train.task = @slow()",
+        workers=1,
+    )
+    deadline = time.monotonic() + 60
+    while "Run directory" not in job.log.read_text():
+        assert time.monotonic() < deadline, job.log.read_text()
+        time.sleep(0.1)
+    time.sleep(1)
+    job.process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    assert job.process.poll() is None, "it waits for its step to end"
+    job.process.send_signal(signal.SIGTERM)
+    assert job.process.wait(timeout=20) == 143

@@ -1,7 +1,7 @@
 """Turns the state of training into files from which it continues exactly.
 
 checkpoints/
-    00000120/
+    00000120-0004/   after 120 updates and 4 epochs
         arrays.npz   weights, optimizer, seeds, the best epoch's weights
         state.json   all else, and the digest of arrays.npz; written last, it
                      marks the checkpoint as complete
@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,6 +29,7 @@ from framework.registry import PARTS
 
 _ARRAYS, _STATE = "arrays.npz", "state.json"
 _FORMAT = 1
+_NAME = r"\d{8,}-\d{4,}"  # Updates, and epochs that are complete.
 
 
 @PARTS.register()
@@ -68,27 +70,32 @@ class CheckpointStore:
     Files are written by a thread of their own, so that training goes on; what
     is saved is a copy, taken when `save` is called.
 
-    Args:
+    Attributes:
         directory: where they lie; anything that `tf.io.gfile` knows. None
             saves nothing (of several workers only the chief saves).
+
+    Args:
+        directory: the same.
         when: how often, and how many to keep.
     """
 
     def __init__(self, directory: str | None, when: Checkpoints):
-        self._directory = directory
+        self.directory = directory
         self._when = when
         self._last_time = time.monotonic()
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._pending: concurrent.futures.Future | None = None
+        # The last one that is known to be whole.
+        self._whole: str | None = None
 
     def is_due(self, step: int, steps: int) -> bool:
-        """Whether to save now.
+        """Whether to save after an update.
 
         Args:
-            step: updates so far.
+            step: its number.
             steps: how many of them since this was last asked.
         """
-        if self._directory is None:
+        if self.directory is None:
             return False
         by_steps = self._when.every_steps
         if by_steps and step // by_steps > (step - steps) // by_steps:
@@ -102,19 +109,36 @@ class CheckpointStore:
     ) -> None:
         """Writes a checkpoint, in the background; `wait` waits for it.
 
+        Nothing is done where this very state is saved already.
+
         Args:
-            step: updates so far; names the checkpoint.
+            step: updates so far.
             arrays: a copy of what is large.
-            state: the rest; anything that JSON can hold.
+            state: the rest; anything that JSON can hold, and "epochs".
 
         Raises:
-            UserError: the checkpoint before this one could not be written.
+            UserError: the checkpoint before this one could not be written,
+                or JSON can't hold the state.
         """
-        if self._directory is None:
+        if self.directory is None:
             return
         self.wait()
         self._last_time = time.monotonic()
-        self._pending = self._thread.submit(self._write, step, arrays, state)
+        # At the end of an epoch the state changes, but not the step.
+        name = f"{step:08}-{len(state.get('epochs', ())):04}"
+        if name == self._whole:
+            return
+        try:
+            # Here and now: what it is made of goes on changing.
+            text = json.dumps(
+                {"format": _FORMAT, "step": step, **state}, default=_plain
+            )
+        except TypeError as error:
+            raise UserError(
+                f"A checkpoint can't be written: {error}. Expected get_state "
+                "of every callback to return what JSON can hold."
+            ) from error
+        self._pending = self._thread.submit(self._write, name, arrays, text)
 
     def wait(self) -> None:
         """Returns when everything is written.
@@ -128,11 +152,15 @@ class CheckpointStore:
         try:
             pending.result()
         except (OSError, tf.errors.OpError) as error:
-            raise UserError(
-                f"A checkpoint can't be written to {self._directory}: {error}. "
-                "Expected a place with room that may be written to. The "
-                "checkpoint before it is intact: make room, and the same "
+            before = (
+                "The checkpoint before it is intact: make room, and the same "
                 "command continues from there."
+                if self._whole
+                else "There was none before it."
+            )
+            raise UserError(
+                f"A checkpoint can't be written to {self.directory}: {error}. "
+                f"Expected a place with room that may be written to. {before}"
             ) from error
 
     def close(self) -> None:
@@ -140,9 +168,9 @@ class CheckpointStore:
         self._thread.shutdown()
 
     def _write(
-        self, step: int, arrays: Mapping[str, np.ndarray], state: dict
+        self, name: str, arrays: Mapping[str, np.ndarray], text: str
     ) -> None:
-        place = self._place(step)
+        place = self._place(name)
         try:
             content = _pack(arrays)
             # What an earlier try left must not pass for part of this one.
@@ -151,20 +179,17 @@ class CheckpointStore:
             tf.io.gfile.makedirs(place)
             with tf.io.gfile.GFile(os.path.join(place, _ARRAYS), "wb") as file:
                 file.write(content)
-            header = {
-                "format": _FORMAT,
-                "step": step,
-                "sha256": hashlib.sha256(content).hexdigest(),
-            }
+            sha256 = hashlib.sha256(content).hexdigest()
             with tf.io.gfile.GFile(os.path.join(place, _STATE), "w") as file:
-                file.write(json.dumps({**header, **state}))
+                file.write(f'{{"sha256": "{sha256}", {text[1:]}')
         except (OSError, tf.errors.OpError):
             _remove(place)
             raise
+        self._whole = name
         # Newer ones are of a future that was lost: damaged, or not finished.
-        steps = self._steps()
-        older = [s for s in steps if s <= step]
-        for other in older[: -self._when.keep] + steps[len(older) :]:
+        names = self._names()
+        older = names[: names.index(name) + 1]
+        for other in older[: -self._when.keep] + names[len(older) :]:
             _remove(self._place(other))
 
     def load(
@@ -184,20 +209,21 @@ class CheckpointStore:
             UserError: checkpoints were saved, and none can be used.
         """
         passed_over, damaged = [], False
-        for step in reversed(self._steps()):
+        for name in reversed(self._names()):
             try:
-                arrays, state = self._read(step)
+                arrays, state = self._read(name)
                 reason = fits(arrays, state)
             except _Unfinished:
-                passed_over.append(f"{self._place(step)} was not finished")
+                passed_over.append(f"{self._place(name)} was not finished")
                 continue
             except Exception as error:
                 # Damage takes any form: a cut zip, JSON of other things.
                 reason = f"{type(error).__name__}: {error}"
             if reason is None:
+                self._whole = name
                 return (arrays, state), passed_over
             damaged = True
-            passed_over.append(f"{self._place(step)}: {reason}")
+            passed_over.append(f"{self._place(name)}: {reason}")
         if damaged:
             raise UserError(
                 "None of this run's checkpoints can be used. "
@@ -206,8 +232,8 @@ class CheckpointStore:
             )
         return None, passed_over
 
-    def _read(self, step: int) -> tuple[dict[str, np.ndarray], dict]:
-        place = self._place(step)
+    def _read(self, name: str) -> tuple[dict[str, np.ndarray], dict]:
+        place = self._place(name)
         state_file = os.path.join(place, _STATE)
         if not tf.io.gfile.exists(state_file):
             raise _Unfinished
@@ -225,17 +251,27 @@ class CheckpointStore:
         with np.load(io.BytesIO(content)) as arrays:
             return dict(arrays), state
 
-    def _place(self, step: int) -> str:
-        return os.path.join(self._directory, f"{step:08}")
+    def _place(self, name: str) -> str:
+        return os.path.join(self.directory, name)
 
-    def _steps(self) -> list[int]:
-        """Of all checkpoints, complete or not, in ascending order."""
-        if self._directory is None or not tf.io.gfile.exists(self._directory):
+    def _names(self) -> list[str]:
+        """Of all checkpoints, complete or not, the oldest first."""
+        if self.directory is None or not tf.io.gfile.exists(self.directory):
             return []
         names = (
-            name.rstrip("/") for name in tf.io.gfile.listdir(self._directory)
+            name.rstrip("/") for name in tf.io.gfile.listdir(self.directory)
         )
-        return sorted(int(name) for name in names if name.isdigit())
+        return sorted(
+            (name for name in names if re.fullmatch(_NAME, name)),
+            key=lambda name: tuple(map(int, name.split("-"))),
+        )
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold in place of a number or an array of numpy's."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"{value!r} is a {type(value).__name__}")
 
 
 def _pack(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -28,8 +28,6 @@ _PEER_ERRORS = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
-    tf.errors.UnknownError,
 )
 
 
@@ -158,24 +156,39 @@ class World:
                 if self.workers == 1:
                     raise
                 mistake = error.message
-        answer, mistake = self.from_chief((answer, mistake))
+        sent, mistake = self.from_chief((answer, mistake))
         if mistake is not None:
             raise UserError(mistake)
-        return answer
+        return answer if self.is_chief else sent
 
-    def check_alike(self, name: str, value: str) -> None:
+    def chief_first(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns here; the others begin when the chief is done.
+
+        Raises:
+            UserError: as `chief_does`, and what it raises here.
+        """
+        if self.workers == 1:
+            return work()
+        done = []
+        # What it returns need not be anything that can be sent.
+        self.chief_does(lambda: done.append(work()))
+        return done[0] if self.is_chief else work()
+
+    def check_alike(self, facts: Mapping[str, Any]) -> None:
         """Compares with the other workers.
 
         Raises:
-            UserError: theirs is another.
+            UserError: theirs are others.
         """
-        values = self.exchange(value)
-        others = [w for w, other in enumerate(values) if other != values[0]]
-        if others:
-            raise UserError(
-                f"The {name} of worker {others[0]} is not that of worker 0. "
-                "Expected the same command, files and versions everywhere."
-            )
+        everywhere = self.exchange(dict(facts))
+        for worker, others in enumerate(everywhere):
+            for name, value in everywhere[0].items():
+                if others[name] != value:
+                    raise UserError(
+                        f"The {name} of worker {worker} and of worker 0 "
+                        f"differ: {others[name]} and {value}. Expected the "
+                        "same command, files and versions everywhere."
+                    )
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -186,9 +199,9 @@ class World:
             if self.workers == 1:
                 raise
             raise WorkerLost(
-                f"Worker {self.worker} has lost another one: {error.message}\n"
-                "Start all workers again; the run continues from its last "
-                "checkpoint."
+                f"Worker {self.worker} has lost another one: "
+                f"{_first_line(error)}\nStart all workers again; the run "
+                "continues from its last checkpoint."
             ) from error
 
 
@@ -300,8 +313,7 @@ class Distribution:
         return World(
             strategy,
             "multi_worker",
-            sum(map(len, resolver.cluster_spec().as_dict().values())),
-            resolver.task_id,
+            *_place_in(resolver),
         )
 
 
@@ -313,21 +325,53 @@ def cluster_resolver() -> tf.distribute.cluster_resolver.ClusterResolver | None:
     """
     environment = os.environ
     if environment.get("TF_CONFIG"):
-        try:
-            workers = json.loads(environment["TF_CONFIG"])["cluster"]["worker"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"TF_CONFIG is {environment['TF_CONFIG']!r}; expected JSON of "
-                'the form {"cluster": {"worker": ["host:port", ...]}, "task": '
-                '{"type": "worker", "index": 0}}.'
-            ) from error
-        if len(workers) < 2:
-            return None
-        return tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        _check_tf_config(environment["TF_CONFIG"])
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        return resolver if _place_in(resolver)[0] > 1 else None
     # A batch script's own environment has no SLURM_STEP_...: only srun's.
     if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) < 2:
         return None
     return _slurm_resolver(environment)
+
+
+def _check_tf_config(text: str) -> None:
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        valid = (
+            set(cluster) <= {"chief", "worker"}
+            and len(cluster.get("chief", ())) <= 1
+            and all(
+                isinstance(addresses, list) for addresses in cluster.values()
+            )
+            and task["index"] in range(len(cluster[task["type"]]))
+        )
+    except (ValueError, KeyError, TypeError):
+        valid = False
+    if not valid:
+        raise UserError(
+            f"TF_CONFIG is {text!r}; expected JSON of the form "
+            '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": '
+            '"worker", "index": 0}}, with the index of a worker that there is, '
+            'and no other jobs but one "chief".'
+        )
+
+
+def _place_in(
+    resolver: tf.distribute.cluster_resolver.ClusterResolver,
+) -> tuple[int, int]:
+    """How many processes take part, and which of them this is."""
+    cluster = resolver.cluster_spec().as_dict()
+    # As tf.distribute has it: the chief, if there is one, and the workers.
+    before = len(cluster.get("chief", ()))
+    place = 0 if resolver.task_type == "chief" else before + resolver.task_id
+    return sum(map(len, cluster.values())), place
+
+
+def _first_line(error: Exception) -> str:
+    """Of a message of TensorFlow's, which goes on with what we can't use."""
+    text = getattr(error, "message", None) or str(error)
+    return text.strip().splitlines()[0]
 
 
 def _slurm_resolver(
@@ -389,9 +433,9 @@ def _tpu() -> World:
         return World(tf.distribute.TPUStrategy(resolver), "tpu")
     except (ValueError, tf.errors.OpError) as error:
         raise UserError(
-            f"distribution.strategy is 'tpu', but no TPU can be had: {error}. "
-            "Expected a TPU host with tensorflow-tpu (see "
-            "cluster/tpu_vm.md), or TPU_NAME in the environment."
+            "distribution.strategy is 'tpu', but no TPU can be had: "
+            f"{_first_line(error)}. Expected a TPU host with tensorflow-tpu "
+            "(see cluster/tpu_vm.md), or TPU_NAME in the environment."
         ) from error
 
 

@@ -1,9 +1,14 @@
 """Turns SIGTERM and Ctrl-C into a run that is saved before it ends."""
 
 import contextlib
+import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
+
+# How long a second request waits for Python to notice it.
+_PATIENCE_SECONDS = 3.0
 
 
 class Interrupted(Exception):
@@ -53,7 +58,41 @@ def interruption() -> Iterator[Interruption]:
         for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
-        yield asked
+        with _insistence():
+            yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _insistence() -> Iterator[None]:
+    """Ends the process at a second request that Python doesn't get to hear.
+
+    While TensorFlow waits for its input, no handler runs; the number of a
+    signal is written to a socket all the same.
+    """
+    told, hears = socket.socketpair()
+    told.setblocking(False)
+    done = threading.Event()
+
+    def listen() -> None:
+        requests = 0
+        while number := hears.recv(1):
+            if number[0] not in (signal.SIGTERM, signal.SIGINT):
+                continue
+            requests += 1
+            if requests > 1 and not done.wait(_PATIENCE_SECONDS):
+                os._exit(128 + number[0])
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        done.set()
+        signal.set_wakeup_fd(before)
+        told.close()
+        listener.join()
+        hears.close()

@@ -13,7 +13,8 @@ from rich.progress import (
 )
 
 from framework.console import say
-from framework.training.trainer import Observer, Plan
+from framework.training.state import Plan
+from framework.training.trainer import Observer
 
 
 class ProgressObserver(Observer):
@@ -22,17 +23,22 @@ class ProgressObserver(Observer):
     Args:
         console: where to write.
         plan: how long training takes.
+        step: updates done already.
         seconds_between_lines: without a terminal, how often to write.
     """
 
     def __init__(
-        self, console: Console, plan: Plan, seconds_between_lines: float = 5.0
+        self,
+        console: Console,
+        plan: Plan,
+        step: int = 0,
+        seconds_between_lines: float = 5.0,
     ):
         self._console = console
         self._plan = plan
         self._interval = 0.5 if console.is_terminal else seconds_between_lines
         self._last_time = time.monotonic()
-        self._last_step = 0
+        self._last_step = step
         self._progress: Progress | None = None
 
     def on_step(

@@ -1,6 +1,5 @@
 """Turns what a run left behind into where training goes on."""
 
-import importlib.metadata
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +11,16 @@ from framework.errors import UserError
 from framework.task import Data
 from framework.training.checkpoints import CheckpointStore, digest
 from framework.training.state import TrainState, has_state, misfit
+from framework.versions import versions
 
-_EXACT = ("tensorflow", "keras", "keras-cv", "numpy")
 
+def facts(data: Data, configuration: str) -> dict[str, Any]:
+    """What must be the same for a run to be continued, and for all workers.
 
-def facts(data: Data) -> dict[str, Any]:
-    """What must be the same for a run to be continued, of the data and here."""
+    Args:
+        data: all splits.
+        configuration: a fingerprint of it.
+    """
     splits = [
         [name, len(examples), digest(examples.ids, examples.labels)]
         if isinstance(examples, IndexedExamples)
@@ -25,8 +28,9 @@ def facts(data: Data) -> dict[str, Any]:
         for name, examples in data.splits.items()
     ]
     return {
+        "configuration": configuration,
         "data": digest(list(data.class_names), splits),
-        "versions": {name: importlib.metadata.version(name) for name in _EXACT},
+        "versions": versions(),
     }
 
 

@@ -26,12 +26,13 @@ from framework.training.distribution import World
 from framework.training.early_stopping import EarlyStopping
 from framework.training.interruption import (
     Interrupted,
+    Interruption,
     interruption,
 )
 from framework.training.state import Plan, TrainState
 
 # What a replica reports of a step, summed over all replicas.
-_LOSS, _LOSSES, _CORRECT, _EXAMPLES, _LEAVING = range(5)
+_LOSS, _LOSSES, _CORRECT, _EXAMPLES, _LEAVE, _SAVE = range(6)
 
 
 @dataclasses.dataclass
@@ -145,7 +146,7 @@ class Trainer:
         and the first step is as quick as the others.
         """
         with self._replicated():
-            self._one.get_concrete_function(stream, tf.constant(0.0))
+            self._one.get_concrete_function(stream, tf.zeros(2))
 
     @contextlib.contextmanager
     def _replicated(self) -> Iterator[None]:
@@ -169,14 +170,14 @@ class Trainer:
             for norm, value in zip(norms, before, strict=True):
                 norm.synchronized = value
 
-    def _run_step(self, stream, leaving):
-        """One update; what it reports [5], and of this worker's rows their
+    def _run_step(self, stream, asks):
+        """One update; what it reports [6], and of this worker's rows their
         positions and weights [rows].
         """
         batch = next(stream)
         report = self.strategy.run(
             self._replica_step,
-            args=(batch["image"], batch["label"], batch["weight"], leaving),
+            args=(batch["image"], batch["label"], batch["weight"], asks),
         )
         return (
             self._local(report)[0],
@@ -184,11 +185,11 @@ class Trainer:
             tf.concat(self._local(batch["weight"]), 0),
         )
 
-    def _run_one(self, stream, leaving):
+    def _run_one(self, stream, asks):
         """As `_run_many` once. A loop of one costs a millisecond more."""
-        return tuple(value[None] for value in self._run_step(stream, leaving))
+        return tuple(value[None] for value in self._run_step(stream, asks))
 
-    def _run_many(self, stream, count, leaving):
+    def _run_many(self, stream, count, asks):
         """`count` updates; what `_run_step` gives, each `[count, ...]`."""
         results = (
             tf.TensorArray(tf.float32, count),
@@ -197,7 +198,7 @@ class Trainer:
         )
         for i in tf.range(count):
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-            step = self._run_step(stream, leaving)
+            step = self._run_step(stream, asks)
             results = tuple(
                 result.write(i, value)
                 for result, value in zip(results, step, strict=True)
@@ -207,8 +208,11 @@ class Trainer:
     def _local(self, values) -> tuple[tf.Tensor, ...]:
         return self.strategy.experimental_local_results(values)
 
-    def _replica_step(self, images, labels, weights, leaving):
-        """One replica's part of an update; returns what all report, [5]."""
+    def _replica_step(self, images, labels, weights, asks):
+        """One replica's part of an update; returns what all report, [6].
+
+        `asks` [2] is what this worker wants: to leave, to save.
+        """
         context = tf.distribute.get_replica_context()
         sum_up = tf.distribute.ReduceOp.SUM
         # What did not decode is black and has weight 0, which keeps it out of
@@ -245,9 +249,7 @@ class Trainer:
                 report += part_report
         gradients = context.all_reduce(sum_up, gradients)
         self.optimizer.apply(gradients, self.model.trainable_variables)
-        return context.all_reduce(
-            sum_up, tf.concat([report, [tf.reduce_sum(leaving)]], 0)
-        )
+        return context.all_reduce(sum_up, tf.concat([report, asks], 0))
 
     def _part(self, images, labels, weights, total_weight):
         """Gradients of some rows' part of the loss, and what to report."""
@@ -354,9 +356,15 @@ class Trainer:
             if memory is not None:
                 callback.set_state(memory)
 
-        with interruption() as asked, self._replicated():
+        with (
+            contextlib.ExitStack() as closing,
+            interruption() as asked,
+            self._replicated(),
+        ):
+            for observer in observers:
+                closing.callback(observer.close)
             # Once, and not anew for every call of the function.
-            one = self._one.get_concrete_function(stream, tf.constant(0.0))
+            one = self._one.get_concrete_function(stream, tf.zeros(2))
             while len(state.epochs) < plan.epochs and not state.stop:
                 epoch = len(state.epochs)
                 first, last = plan.last_step(epoch - 1), plan.last_step(epoch)
@@ -368,11 +376,22 @@ class Trainer:
                     count = min(steps_per_call, last - state.step)
                     if callbacks:
                         keras_callbacks.on_train_batch_begin(state.step - first)
-                    leaving = tf.constant(float(asked.signal_number))
+                    # What is asked for now is known to all workers when they
+                    # look at this call's report: after the next one.
+                    asks = tf.constant(
+                        [
+                            float(asked.signal_number > 0),
+                            float(
+                                checkpoints.is_due(
+                                    state.step + 2 * count, count
+                                )
+                            ),
+                        ]
+                    )
                     if count == 1:
-                        report = one(stream, leaving)
+                        report = one(stream, asks)
                     else:
-                        report = self._many(stream, tf.constant(count), leaving)
+                        report = self._many(stream, tf.constant(count), asks)
                     state.step += count
                     run.check(epoch, state.step, report)
                     for observer in observers:
@@ -384,13 +403,14 @@ class Trainer:
                             state.step - first - 1,
                             {"loss": report[0][-1, _LOSS]},
                         )
-                    if run.leaving or checkpoints.is_due(state.step, count):
+                    if run.leave or run.save:
                         run.flush()
                         state.epoch_seconds += time.monotonic() - since
                         since = time.monotonic()
+                        run.save = False
                         save()
-                        if run.leaving:
-                            self._leave(run, state, checkpoints)
+                        if run.leave:
+                            self._leave(asked, state, checkpoints)
                 run.flush()
                 state.epoch_seconds += time.monotonic() - since
                 self._end_epoch(
@@ -403,13 +423,18 @@ class Trainer:
                     early_stopping is not None
                     and early_stopping.should_stop(state.epochs)
                 )
-                # A callback may have judged by what only one worker sees.
-                stop = any(self.world.exchange(stop))
-                state.stop = stop and len(state.epochs) < plan.epochs
-                if self.world.workers == 1 and asked.signal_number:
-                    run.leaving = asked.signal_number
+                # A callback may have judged by what only one worker sees, and
+                # only one may have been asked to leave.
+                stops, leaves = zip(
+                    *self.world.exchange((stop, asked.signal_number > 0)),
+                    strict=True,
+                )
+                state.stop = any(stops) and len(state.epochs) < plan.epochs
+                if run.leave or any(leaves):
                     save()
-                    self._leave(run, state, checkpoints)
+                    self._leave(asked, state, checkpoints)
+            # Judging the model may fail, and must not cost the training.
+            save()
         checkpoints.wait()
         self.model.set_weights(state.best_weights)
         keras_callbacks.on_train_end(
@@ -483,16 +508,20 @@ class Trainer:
                 variable.assign(value)
 
     def _leave(
-        self, run: "_Run", state: TrainState, checkpoints: CheckpointStore
+        self,
+        asked: Interruption,
+        state: TrainState,
+        checkpoints: CheckpointStore,
     ) -> None:
         checkpoints.wait()
         # Nobody leaves before all is written, or it breaks its peers.
         self.world.exchange(None)
-        name = signal.Signals(run.leaving).name
+        # Where another worker was asked: as if this one had been.
+        number = asked.signal_number or signal.SIGTERM
         raise Interrupted(
-            f"Stopped by {name} after step {state.step}, and saved. The same "
-            "command continues from here.",
-            run.leaving,
+            f"Stopped by {signal.Signals(number).name} after step "
+            f"{state.step}, and saved. The same command continues from here.",
+            number,
         )
 
 
@@ -514,13 +543,17 @@ class Observer:
     def on_epoch(self, figures: dict) -> None:
         """After every epoch, with its entry of `History.epochs`."""
 
+    def close(self) -> None:
+        """When training ends, also when it fails."""
+
 
 class _Run:
     """Takes in what steps report; stops a run that is lost.
 
     It looks at a report when the next step is under way, so that an
-    accelerator need not wait for the host. All workers see the same reports
-    and so decide alike.
+    accelerator need not wait for the host. All workers look at the same reports
+    at the same steps, and so decide alike: what only one of them knows must
+    come by a report.
     """
 
     def __init__(
@@ -537,8 +570,9 @@ class _Run:
         self._names = names
         self._world = world
         self._pending = collections.deque()
-        # The number of the signal that somebody was asked to stop by.
-        self.leaving = 0
+        # What some worker has asked for.
+        self.leave = False
+        self.save = False
 
     def check(self, epoch: int, step: int, report) -> None:
         self._pending.append((epoch, step, report))
@@ -555,14 +589,8 @@ class _Run:
         state.loss += float(sums[:, _LOSSES].sum(dtype=np.float64))
         state.correct += float(sums[:, _CORRECT].sum(dtype=np.float64))
         state.examples += float(sums[:, _EXAMPLES].sum(dtype=np.float64))
-        if sums[:, _LEAVING].any():
-            # A sum over replicas; SIGTERM where it is not clear.
-            asked = int(sums[:, _LEAVING].max()) // self._world.replicas
-            self.leaving = (
-                asked
-                if asked in (signal.SIGTERM, signal.SIGINT)
-                else int(signal.SIGTERM)
-            )
+        self.leave = self.leave or bool(sums[:, _LEAVE].any())
+        self.save = self.save or bool(sums[:, _SAVE].any())
         if (sums[:, _EXAMPLES] < self._plan.batch_size).any():
             self._note_unreadable(positions[weights == 0])
         finite = np.isfinite(sums[:, _LOSS])

@@ -29,7 +29,7 @@ def save(store, step, **state):
 
 
 def names(store):
-    return sorted(os.listdir(store._directory))
+    return sorted(os.listdir(store.directory))
 
 
 def test_what_is_saved_comes_back(store):
@@ -46,16 +46,16 @@ def test_what_is_saved_comes_back(store):
 def test_the_newest_are_kept(store):
     for step in (3, 8, 20, 100):
         save(store, step)
-    assert names(store) == ["00000020", "00000100"]
+    assert names(store) == ["00000020-0000", "00000100-0000"]
     assert store.load(fits)[0][1]["step"] == 100
 
 
 def test_it_is_due_by_steps_and_by_time(store):
-    ten = CheckpointStore(store._directory, Checkpoints(10, None))
+    ten = CheckpointStore(store.directory, Checkpoints(10, None))
     assert [ten.is_due(s, 1) for s in (9, 10, 11)] == [False, True, False]
     assert ten.is_due(23, 4)
     assert not ten.is_due(29, 4)
-    often = CheckpointStore(store._directory, Checkpoints(None, 1e-9))
+    often = CheckpointStore(store.directory, Checkpoints(None, 1e-9))
     assert often.is_due(1, 1)
     assert not CheckpointStore(None, Checkpoints(1)).is_due(1, 1)
 
@@ -64,7 +64,7 @@ def test_it_is_due_by_steps_and_by_time(store):
 def test_a_damaged_one_gives_way_to_the_one_before(store, tmp_path, damage):
     save(store, 1)
     save(store, 2)
-    place = tmp_path / "checkpoints" / "00000002"
+    place = tmp_path / "checkpoints" / "00000002-0000"
     arrays = place / "arrays.npz"
     content = bytearray(arrays.read_bytes())
     if damage == "cut":
@@ -84,7 +84,7 @@ def test_a_damaged_one_gives_way_to_the_one_before(store, tmp_path, damage):
 
 @pytest.mark.parametrize("left", [None, '{"format": 1, "st'])
 def test_one_that_was_not_finished_is_passed_over(store, tmp_path, left):
-    place = tmp_path / "checkpoints" / "00000004"
+    place = tmp_path / "checkpoints" / "00000004-0000"
     place.mkdir(parents=True)
     (place / "arrays.npz").write_bytes(b"PK")
     if left:
@@ -94,12 +94,12 @@ def test_one_that_was_not_finished_is_passed_over(store, tmp_path, left):
     assert "was not finished" in passed_over[0]
     # It does not stand in the way of those to come.
     save(store, 2)
-    assert names(store) == ["00000002"]
+    assert names(store) == ["00000002-0000"]
 
 
 def test_where_none_can_be_used_nothing_begins_anew(store, tmp_path):
     save(store, 1)
-    (tmp_path / "checkpoints" / "00000001" / "arrays.npz").write_bytes(b"")
+    (tmp_path / "checkpoints" / "00000001-0000" / "arrays.npz").write_bytes(b"")
     with pytest.raises(UserError, match=r"None of this run's .* damaged"):
         store.load(fits)
     save(store, 2)
@@ -117,8 +117,38 @@ def test_a_full_disk_leaves_the_last_one_intact(store, monkeypatch):
     store.save(2, ARRAYS, {})
     with pytest.raises(UserError, match=r"No space left .* is intact"):
         store.wait()
-    assert names(store) == ["00000001"]
+    assert names(store) == ["00000001-0000"]
     assert store.load(fits)[0][1]["step"] == 1
+
+
+def test_the_first_on_a_full_disk(store, monkeypatch):
+    def full(arrays):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("framework.training.checkpoints._pack", full)
+    store.save(2, ARRAYS, {})
+    with pytest.raises(UserError, match="There was none before it"):
+        store.wait()
+
+
+def test_one_step_is_saved_before_and_after_its_epoch_ends(store, tmp_path):
+    save(store, 4, epochs=[])
+    save(store, 4, epochs=[{"loss": 1}])
+    assert names(store) == ["00000004-0000", "00000004-0001"]
+    assert store.load(fits)[0][1]["epochs"] == [{"loss": 1}]
+    # The same once more is not worth a moment without it.
+    written = (tmp_path / "checkpoints/00000004-0001/state.json").stat()
+    save(store, 4, epochs=[{"loss": 1}])
+    again = (tmp_path / "checkpoints/00000004-0001/state.json").stat()
+    assert written.st_mtime_ns == again.st_mtime_ns
+
+
+def test_what_callbacks_remember_must_fit_json(store):
+    save(store, 1, callbacks=[{"best": np.float32(0.5), "all": np.ones(2)}])
+    remembered = store.load(fits)[0][1]["callbacks"]
+    assert remembered == [{"best": 0.5, "all": [1.0, 1.0]}]
+    with pytest.raises(UserError, match=r"is a set.* get_state"):
+        store.save(2, ARRAYS, {"callbacks": [{"seen": {1}}]})
 
 
 def test_saving_does_not_wait_for_the_disk(store, monkeypatch):
@@ -141,7 +171,7 @@ def test_other_file_systems_do(request):
         save(store, step)
     (_, state), _ = store.load(fits)
     assert state["step"] == 3
-    assert store._steps() == [2, 3]
+    assert store._names() == ["00000002-0000", "00000003-0000"]
 
 
 @pytest.mark.parametrize(

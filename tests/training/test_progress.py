@@ -16,7 +16,7 @@ FIGURES = {
 
 
 def drive(console, seconds):
-    observer = ProgressObserver(console, Plan(30, 8, 2), seconds)
+    observer = ProgressObserver(console, Plan(30, 8, 2), 0, seconds)
     for step in range(1, 5):
         observer.on_step(0, step, lambda: FIGURES["train"])
     observer.on_epoch(FIGURES)
