@@ -65,8 +65,8 @@ class RunDirectory:
 
     def __init__(self, path: str):
         self.path = path
-        self.is_finished = self._holds(SUMMARY)
-        self.is_begun = self._holds(_OPERATIVE) and not self.is_finished
+        self.is_finished = self._held(SUMMARY).endswith("}\n")
+        self.is_begun = bool(self._held(_OPERATIVE)) and not self.is_finished
         # Of a new run under runs/: where it takes the next number.
         self._base = ""
         self._texts: dict[str, str] = {}
@@ -76,10 +76,9 @@ class RunDirectory:
         # Locks are a process's own.
         return {**self.__dict__, "_lock": None}
 
-    def _holds(self, name: str) -> bool:
-        """Whether there is such a file, with something in it."""
-        path = self.file(name)
-        return tf.io.gfile.exists(path) and tf.io.gfile.stat(path).length > 0
+    def _held(self, name: str) -> str:
+        """A file's text; none where there is no such file."""
+        return self.read(name) if tf.io.gfile.exists(self.file(name)) else ""
 
     @classmethod
     def check(cls, name: str, workdir: str | None = None) -> None:

@@ -44,7 +44,7 @@ def test_the_step_compiles(in_tmp, monkeypatch, request, name):
             path = in_tmp / "photos" / label / f"{number}.png"
             path.write_bytes(tf.io.encode_png(pixels).numpy())
 
-    def fit(self, plan, batches, *unused):
+    def fit(self, plan, batches, *unused, **also_unused):
         batch = next(self.stream(batches, plan))
         before = [v.numpy() for v in self.model.trainable_variables]
         step = tf.function(self._replica_step, jit_compile=True)

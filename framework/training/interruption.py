@@ -63,6 +63,8 @@ def interruption() -> Iterator[Interruption]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if asked.signal_number:  # Nobody has looked since.
+        signal.raise_signal(asked.signal_number)
 
 
 @contextlib.contextmanager
