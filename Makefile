@@ -48,7 +48,7 @@ test-slow: $(INSTALLED) $(SOURCES) $(CONFIGS) $(TESTS)  ## Runs the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 soak: $(INSTALLED) $(SOURCES) $(CONFIGS) $(TESTS)  ## Kills a run of two workers twenty times
-	$(BIN)/python -m pytest -m slow tests/test_soak.py -s $(ARGS)
+	$(BIN)/python -m pytest -m slow tests/test_soak.py -s -k twenty $(ARGS)
 
 test-tf220: $(TF220)/.installed $(SOURCES) $(CONFIGS) $(TESTS)  ## Runs the tests that TensorFlow's version matters to on 2.20, as TPU hosts have it
 	$(TF220)/bin/python -m pytest tests/data tests/model tests/training tests/test_xla.py $(ARGS)

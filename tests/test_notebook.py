@@ -1,11 +1,13 @@
 import pathlib
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(in_tmp, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     path = ROOT / "notebooks" / "quickstart.ipynb"

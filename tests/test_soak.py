@@ -139,7 +139,7 @@ def kill_and_compare(tmp_path, kills, seed=0):
         job.process.kill()
     text = job.log.read_text()
     assert len(re.findall("died of SIGKILL; starting all anew", text)) == kills
-    assert summary["train"]["continued"] > 0
+    assert 0 < summary["train"]["continued"] <= kills
     assert summary["weights_sha256"] == expected["weights_sha256"]
     check_ledger(job)
     metrics = [
@@ -155,8 +155,9 @@ def kill_and_compare(tmp_path, kills, seed=0):
     return killed
 
 
-def test_killing_a_worker_and_the_chief_changes_nothing(tmp_path):
-    assert kill_and_compare(tmp_path, kills=2) == {0: 1, 1: 1}
+def test_killing_the_chief_changes_nothing(tmp_path):
+    """The short twin of the next; a worker is stopped further below."""
+    assert kill_and_compare(tmp_path, kills=1) == {0: 1, 1: 0}
 
 
 @pytest.mark.slow
@@ -234,6 +235,7 @@ def test_workers_that_were_told_different_things(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_waits_for_its_data_can_be_ended(tmp_path):
     """Python's handlers don't run while TensorFlow waits."""
     (tmp_path / "ledger.gin").write_text(ledger.GIN)

@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 GIN_FILES = sorted(
     path.name for path in (ROOT / "gin").glob("*.gin") if path.stem != "base"
 )
-QUICK = ("smoke.gin", "rps_cnn.gin")
+QUICK = ("smoke.gin",)
 
 
 class Compiled(Exception):
