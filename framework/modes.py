@@ -308,7 +308,7 @@ def train(
                 # Last: a run with a summary is complete.
                 run.finish(summary)
         # Nobody leaves before the chief is done, or it breaks its peers.
-        world.exchange(None)
+        world.part()
     return Result(
         built.model, history, summary, run.path, tuple(data.class_names)
     )

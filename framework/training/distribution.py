@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import pickle
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ from framework.errors import UserError
 from framework.registry import PARTS
 
 STRATEGIES = ("auto", "one", "mirrored", "multi_worker", "tpu")
+
+_PARTING_SECONDS = 1.0
 
 # Errors that a collective operation ends with where a peer is gone.
 _PEER_ERRORS = (
@@ -142,6 +145,15 @@ class World:
             )
         return self._gathering(tf.constant(numbers)).numpy()
 
+    def part(self) -> None:
+        """Waits for all workers; to be called before leaving them.
+
+        Who leaves while another still fetches the last answer breaks it.
+        """
+        self.exchange(None)
+        if self.workers > 1:
+            time.sleep(_PARTING_SECONDS)
+
     def chief_does(self, work: Callable[[], Any]) -> Any:
         """What `work` returns on the chief, to every worker.
 
@@ -158,6 +170,7 @@ class World:
                 mistake = error.message
         sent, mistake = self.from_chief((answer, mistake))
         if mistake is not None:
+            self.part()
             raise UserError(mistake)
         return answer if self.is_chief else sent
 
@@ -184,6 +197,7 @@ class World:
         for worker, others in enumerate(everywhere):
             for name, value in everywhere[0].items():
                 if others[name] != value:
+                    self.part()
                     raise UserError(
                         f"The {name} of worker {worker} and of worker 0 "
                         f"differ: {others[name]} and {value}. Expected the "

@@ -515,7 +515,7 @@ class Trainer:
     ) -> None:
         checkpoints.wait()
         # Nobody leaves before all is written, or it breaks its peers.
-        self.world.exchange(None)
+        self.world.part()
         # Where another worker was asked: as if this one had been.
         number = asked.signal_number or signal.SIGTERM
         raise Interrupted(
