@@ -212,7 +212,7 @@ class Launcher:
             _kill(workers)
 
     def _start(self, command: list[str], workers: list[_Worker]) -> None:
-        addresses = [f"127.0.0.1:{port}" for port in _free_ports(self._workers)]
+        addresses = [f"127.0.0.1:{port}" for port in free_ports(self._workers)]
         wrapper = [sys.executable, "-I", "-S", "-c", _WRAPPER, str(os.getpid())]
         for index, gpus in enumerate(self._shares):
             environment = {
@@ -388,7 +388,7 @@ def _kill_group(number: int) -> None:
         os.killpg(number, signal.SIGKILL)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody listens at on 127.0.0.1 at this moment."""
     with contextlib.ExitStack() as stack:
         # All at once, else the same one may be given twice.

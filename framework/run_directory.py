@@ -35,9 +35,9 @@ import tensorflow as tf
 
 from framework.configuration import bindings
 from framework.console import some
+from framework.digests import digest
 from framework.errors import UserError
 from framework.evaluation.predictions import Predictions
-from framework.training.checkpoints import digest
 from framework.training.trainer import Observer
 from framework.versions import versions
 

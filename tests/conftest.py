@@ -58,3 +58,17 @@ def arrays():
     return array_source(
         images.astype(np.uint8), labels, ("dark", "bright"), name="toy"
     )
+
+
+@pytest.fixture
+def some_pictures(tmp_path):
+    """A folder with 16 pictures each of two classes."""
+    rng = np.random.default_rng(0)
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(16):
+            pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+            (tmp_path / "photos" / label / f"{number}.png").write_bytes(
+                tf.io.encode_png(pixels).numpy()
+            )
+    return tmp_path / "photos"

@@ -609,22 +609,6 @@ def test_every_gin_file_tells_its_command_and_its_result(name):
     assert re.search(r"Measured: [^.]*\d", head)
 
 
-@pytest.fixture
-def some_pictures(tmp_path):
-    """A folder with 16 pictures each of two classes."""
-    import tensorflow as tf
-
-    rng = np.random.default_rng(0)
-    for label in ("cat", "dog"):
-        (tmp_path / "photos" / label).mkdir(parents=True)
-        for number in range(16):
-            pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-            (tmp_path / "photos" / label / f"{number}.png").write_bytes(
-                tf.io.encode_png(pixels).numpy()
-            )
-    return tmp_path / "photos"
-
-
 @pytest.mark.parametrize("name", GIN_FILES)
 def test_every_gin_file_builds_and_runs(in_tmp, some_pictures, name):
     """A step of each, on TFDS's mocked data; the saved model loads."""

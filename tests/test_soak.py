@@ -17,8 +17,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(__file__))
 import ledger
 
-from framework import launch
-from framework.launch import _free_ports as free_ports
+from framework.launch import free_ports, task_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TOTAL = 500  # 40 epochs of 200 pictures at 16.
@@ -215,7 +214,7 @@ def test_workers_that_were_told_different_things(tmp_path):
             env={
                 **os.environ,
                 "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
-                "TF_CONFIG": launch.task_config(workers, index),
+                "TF_CONFIG": task_config(workers, index),
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -7,8 +7,6 @@ from any step, and shared out over any number of workers.
 """
 
 import dataclasses
-import hashlib
-import json
 import re
 import socket
 from collections.abc import Callable, Sequence
@@ -19,6 +17,7 @@ import tensorflow as tf
 
 from framework.data.images import RESIZES, decode, resize, to_rgb
 from framework.data.source import Examples, IndexedExamples, StreamedExamples
+from framework.digests import digest
 from framework.errors import UserError
 from framework.model.augmentation import augment_in_pipeline
 from framework.registry import PARTS
@@ -189,7 +188,7 @@ class Pipeline:
         if at_service:
             name = _job_name(
                 job, self, examples, image_size, rows, seed, first_position
-            ) + _digest([layer.get_config() for layer in augmentation])
+            ) + digest([layer.get_config() for layer in augmentation])
             dataset = _distribute(dataset, self.service, name)
         if isinstance(examples, IndexedExamples):
             dataset = dataset.map(_describer(examples, index_at, None))
@@ -595,18 +594,13 @@ def _probe(service: str) -> None:
         ) from error
 
 
-def _digest(*values: object) -> str:
-    text = json.dumps(values, default=repr)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
 def _job_name(
     job: str, pipeline: Pipeline, examples: Examples, *settings: int
 ) -> str:
     ids = ()
     if isinstance(examples, IndexedExamples):
-        ids = (_digest(examples.ids.tolist()), _digest(examples.rows.tolist()))
-    return f"{job}-{_digest(repr(pipeline), len(examples), ids, settings)}"
+        ids = (digest(examples.ids), digest(examples.rows))
+    return f"{job}-{digest(repr(pipeline), len(examples), ids, settings)}"
 
 
 def _distribute(

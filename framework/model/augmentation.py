@@ -331,6 +331,23 @@ def _keyed(
         return layer(image[tf.newaxis], training=True)[0]
 
 
+def _gaussian(stateless: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """A method of `_Draws`, called as `tf.random.normal` is."""
+
+    def draw(
+        self,
+        shape,
+        mean=0.0,
+        stddev=1.0,
+        dtype=tf.float32,
+        seed=None,
+        name=None,
+    ):
+        return stateless(shape, self.seed(), mean, stddev, dtype)
+
+    return draw
+
+
 class _Draws:
     """Seeds for the draws of one picture, another for each draw.
 
@@ -363,31 +380,8 @@ class _Draws:
             shape, self.seed(), minval, maxval, dtype
         )
 
-    def normal(
-        self,
-        shape,
-        mean=0.0,
-        stddev=1.0,
-        dtype=tf.float32,
-        seed=None,
-        name=None,
-    ):
-        return tf.random.stateless_normal(
-            shape, self.seed(), mean, stddev, dtype
-        )
-
-    def truncated_normal(
-        self,
-        shape,
-        mean=0.0,
-        stddev=1.0,
-        dtype=tf.float32,
-        seed=None,
-        name=None,
-    ):
-        return tf.random.stateless_truncated_normal(
-            shape, self.seed(), mean, stddev, dtype
-        )
+    normal = _gaussian(tf.random.stateless_normal)
+    truncated_normal = _gaussian(tf.random.stateless_truncated_normal)
 
     def gamma(
         self, shape, alpha, beta=None, dtype=tf.float32, seed=None, name=None

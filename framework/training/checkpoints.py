@@ -288,17 +288,3 @@ def _remove(place: str) -> None:
     # What can't be removed is passed over when it is read.
     with contextlib.suppress(OSError, tf.errors.OpError):
         tf.io.gfile.rmtree(place)
-
-
-def digest(*values: Any) -> str:
-    """A short fingerprint of arrays and of what JSON can hold."""
-    whole = hashlib.sha256()
-    for value in values:
-        if isinstance(value, np.ndarray):
-            # Texts have lengths of their own: by their representation.
-            value = value.tolist() if value.dtype == object else value
-        if isinstance(value, np.ndarray):
-            whole.update(np.ascontiguousarray(value).tobytes())
-        else:
-            whole.update(json.dumps(value, default=repr).encode())
-    return whole.hexdigest()[:16]

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 
 from framework.data.source import IndexedExamples
+from framework.digests import digest
 from framework.errors import UserError
 from framework.task import Data
-from framework.training.checkpoints import CheckpointStore, digest
+from framework.training.checkpoints import CheckpointStore
 from framework.training.state import TrainState, has_state, misfit
 from framework.versions import versions
 

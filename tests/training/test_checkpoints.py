@@ -5,8 +5,9 @@ import time
 import numpy as np
 import pytest
 
+from framework.digests import digest
 from framework.errors import UserError
-from framework.training.checkpoints import Checkpoints, CheckpointStore, digest
+from framework.training.checkpoints import Checkpoints, CheckpointStore
 
 EVERY = Checkpoints(every_steps=1, every_minutes=None, keep=2)
 ARRAYS = {"model/00000": np.arange(5.0), "best/00000": np.ones((2, 3))}

@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -13,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from framework.errors import UserError
+from framework.launch import free_ports, task_config
 from framework.training.distribution import (
     Distribution,
     _place_in,
@@ -31,17 +31,6 @@ def start(output, kind, replicas, **environment):
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
 
 
 def finish(processes):
@@ -73,12 +62,7 @@ def worlds(tmp_path_factory):
                 folder / "workers2.npz",
                 "multi_worker",
                 1,
-                TF_CONFIG=json.dumps(
-                    {
-                        "cluster": {"worker": workers},
-                        "task": {"type": "worker", "index": index},
-                    }
-                ),
+                TF_CONFIG=task_config(workers, index),
             )
             for index in range(2)
         ]
