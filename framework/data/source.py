@@ -7,7 +7,7 @@ run to run. Nothing here decodes.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,23 +26,32 @@ class IndexedExamples:
         rows: `[N]` int64, what `read` is given for each example.
         read: maps a scalar int64 tensor, a row, to the image: a scalar string
             of encoded bytes, or uint8 `[H, W, C]`. Runs inside `tf.data`.
+        path: maps a row to the file on this machine that holds this image
+            and nothing else; None where there are no such files.
+        groups: `[N]` strings; examples of one group (one patient, one burst of
+            frames) belong on the same side of every split. "" is a group of
+            its own. None where nothing is known of groups.
     """
 
     ids: np.ndarray
     labels: np.ndarray
     rows: np.ndarray
     read: Callable[[tf.Tensor], tf.Tensor]
+    path: Callable[[int], str] | None = None
+    groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def select(self, indices: np.ndarray) -> "IndexedExamples":
         """The examples at `indices`, in that order."""
+        groups = None if self.groups is None else self.groups[indices]
         return dataclasses.replace(
             self,
             ids=self.ids[indices],
             labels=self.labels[indices],
             rows=self.rows[indices],
+            groups=groups,
         )
 
     def cut(
@@ -52,19 +61,86 @@ class IndexedExamples:
 
         Which examples go depends on their ids and the seed alone, so that a
         picture more or less in a folder moves no other picture to the other
-        side (but for the one at the edge).
+        side (but for the one at the edge). A group goes as a whole, so that
+        the shares of the classes are met as nearly as groups allow.
         """
-        rank = np.array([_hash(seed, i) for i in self.ids], np.uint64)
         in_part = np.zeros(len(self), bool)
-        for label in np.unique(self.labels):
-            (members,) = np.nonzero(self.labels == label)
-            members = members[np.argsort(rank[members], kind="stable")]
+        for members, sizes in self._units(seed):
             # At least one on both sides, where the class has two examples.
-            count = int(np.ceil(fraction * len(members) - 1e-9))
-            count = min(count, len(members) - 1)
-            in_part[members[:count]] = True
+            total = sizes.sum()
+            count = int(np.ceil(fraction * total - 1e-9))
+            count = min(count, total - 1)
+            # The first units that fill the share; of the one at the edge,
+            # the half that is nearer decides.
+            behind = np.cumsum(sizes)
+            taken = int(np.sum(behind - sizes / 2 <= count - 0.25))
+            if len(sizes) > 1 and count > 0:
+                taken = min(max(taken, 1), len(sizes) - 1)
+            for unit in members[:taken]:
+                in_part[unit] = True
         (rest,), (part,) = np.nonzero(~in_part), np.nonzero(in_part)
         return self.select(rest), self.select(part)
+
+    def folds(self, count: int, seed: int) -> list["IndexedExamples"]:
+        """Deals out all examples into parts that are alike and disjoint.
+
+        Of every class each part gets the same number, as nearly as groups
+        allow, which stay together. Who goes where depends on ids and the seed
+        alone.
+
+        Raises:
+            UserError: a class has too few examples, or groups, to be in all
+                of the parts.
+        """
+        part = np.zeros(len(self), int)
+        filled = np.zeros(count, int)
+        for members, sizes in self._units(seed):
+            if len(members) < count:
+                raise UserError(
+                    f"{count} folds are asked for, and the class with the "
+                    f"label {self.labels[members[0][0]]} has "
+                    f"{len(members)} examples, or groups of them, that may be "
+                    "parted; expected at least one a fold. Ask for fewer folds."
+                )
+            in_class = np.zeros(count, int)
+            # Large groups first, while all parts have room for them.
+            for i in np.argsort(-sizes, kind="stable"):
+                least = np.lexsort((np.arange(count), filled, in_class))[0]
+                part[members[i]] = least
+                in_class[least] += sizes[i]
+                filled[least] += sizes[i]
+        return [self.select(np.flatnonzero(part == p)) for p in range(count)]
+
+    def _units(
+        self, seed: int
+    ) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
+        """By class: what is not to be parted, in the order of the seed.
+
+        A group with pictures of several classes counts for that of its first.
+
+        Yields:
+            the indices of each unit's examples, and how many these are.
+        """
+        names = np.asarray(self.ids, object)
+        if self.groups is not None:
+            # A group's name can't be an example's: ids have no such end.
+            own = np.array([f"{g}\0" for g in self.groups], object)
+            names = np.where(self.groups == "", names, own)
+        names, first, unit = np.unique(
+            names, return_index=True, return_inverse=True
+        )
+        members = np.split(
+            np.argsort(unit, kind="stable"),
+            np.cumsum(np.bincount(unit, minlength=len(names)))[:-1],
+        )
+        rank = np.array([_hash(seed, name) for name in names], np.uint64)
+        for label in np.unique(self.labels[first]):
+            (units,) = np.nonzero(self.labels[first] == label)
+            units = units[np.argsort(rank[units], kind="stable")]
+            yield (
+                [members[u] for u in units],
+                np.array([len(members[u]) for u in units]),
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,12 +192,14 @@ class Source:
         splits: the examples by split: "train", and "validation" and "test"
             where the source itself tells them apart.
         notes: remarks for the user (stray files and the like).
+        left_out: what lies among the images and is no example: (path, why).
     """
 
     name: str
     class_names: tuple[str, ...]
     splits: Mapping[str, Examples]
     notes: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
         if len(self.class_names) < 2:

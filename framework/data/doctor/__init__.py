@@ -1,0 +1,1 @@
+"""Turns a task's data into findings: what is wrong with it, and where."""
