@@ -11,13 +11,13 @@ TF220  := .venv-tf220
 
 INSTALLED := $(VENV)/.installed
 
-SOURCES := $(shell find framework tasks -name '*.py')
+SOURCES := $(shell find framework tasks -name '*.py' -o -name '*.j2')
 CONFIGS := $(wildcard gin/*.gin)
 TESTS   := $(shell find tests -name '*.py')
 
 .DEFAULT_GOAL := help
 .PHONY: help install train train-workers smoke test test-slow soak test-tf220 \
-        bench lint format wheel lock clean
+        bench bench-doctor lint format wheel lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z0-9.-]+:.*##' $(MAKEFILE_LIST) | \
@@ -62,6 +62,9 @@ $(TF220)/.installed: requirements.lock pyproject.toml
 
 bench: $(INSTALLED) $(SOURCES)  ## Measures the trainer against the bare training step
 	$(BIN)/python benchmarks/overhead.py $(ARGS)
+
+bench-doctor: $(INSTALLED) $(SOURCES)  ## Measures the doctor against decoding alone, on FOLDER=...
+	$(BIN)/python benchmarks/doctor.py $(FOLDER) $(ARGS)
 
 lint: $(INSTALLED)  ## Checks style and formatting
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "run": "framework.running",
-    "Result": "framework.modes",
+    "Result": "framework.modes.train",
     "Task": "framework.task",
     "Source": "framework.data.source",
     "array_source": "framework.data.source",

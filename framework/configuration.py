@@ -25,6 +25,8 @@ _SHIPPED = (
 # What registers the names that every gin file may use.
 _OWN_MODULES = (
     "framework.data.folder",
+    "framework.data.manifest",
+    "framework.data.prepared",
     "framework.data.tfds",
     "framework.data.pipeline",
     "framework.model.classifier",
@@ -32,7 +34,9 @@ _OWN_MODULES = (
     "framework.training.distribution",
     "framework.training.optimizers",
     "framework.training.early_stopping",
-    "framework.modes",
+    "framework.modes.doctor",
+    "framework.modes.prepare",
+    "framework.modes.train",
 )
 
 
@@ -152,6 +156,9 @@ class Configuration:
         Raises:
             UserError: a required argument is not bound.
         """
+        self._share_with(mode)
+        given = MODES.given(mode)
+        arguments = {k: v for k, v in arguments.items() if k in given}
         try:
             return MODES[mode](**arguments)
         except UserError as error:
@@ -162,6 +169,25 @@ class Configuration:
             if mistake is None:
                 raise
             raise UserError(mistake) from error
+
+    def _share_with(self, mode: str) -> None:
+        """What a gin file says to train on, it says to examine, too.
+
+        A parameter that a mode has in common with `train` and that is not
+        bound has the value it has there.
+        """
+        shared = {
+            name: f"train.{name}"
+            for name in MODES.parameters(mode)
+            if mode != "train" and name in MODES.parameters("train")
+        }
+        if "image_size" in MODES.parameters(mode):
+            shared["image_size"] = "classifier.image_size"
+        with gin.unlock_config():
+            for name, origin in shared.items():
+                value = _bound(origin)
+                if _bound(f"{mode}.{name}") is None and value is not None:
+                    gin.bind_parameter(f"{mode}.{name}", value)
 
     def operative(self) -> str:
         """The configuration as used, with the imports it needs to replay."""

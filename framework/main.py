@@ -3,12 +3,12 @@
 python -m framework.main --gin_file=gin/rps_softmax.gin
 """
 
-import contextlib
 import os
 import sys
-import tempfile
 
 from absl import app, flags, logging
+
+from framework.noise import standard_error_without
 
 # Before TensorFlow is imported: its start-up messages are no news to users.
 # (What really goes wrong is raised.)
@@ -29,7 +29,13 @@ _IMPORT = flags.DEFINE_multi_string(
     "A module that registers tasks or parts, found in the working directory "
     "or among the installed packages. May be repeated.",
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train"], "What to do.")
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "doctor", "prepare"],
+    "What to do: train; examine the data, changing nothing; write the data as "
+    "shards, for a cluster to read.",
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -39,6 +45,12 @@ _WORKDIR = flags.DEFINE_string(
 )
 _NEW = flags.DEFINE_bool(
     "new", False, "Begin a new run, also where one could be continued."
+)
+_APPLY = flags.DEFINE_bool(
+    "apply",
+    False,
+    "After --mode=doctor: train at once, without what it quarantined. No file "
+    "is moved or changed.",
 )
 
 
@@ -50,28 +62,6 @@ _NOISE = (
     b"Could not find cuda drivers",
     b"failed call to cuInit",
 )
-
-
-@contextlib.contextmanager
-def _without_start_up_noise():
-    """Passes on what is written to standard error, but for `_NOISE`.
-
-    It comes from C++, so that the file descriptor is what must be redirected.
-    """
-    sys.stderr.flush()
-    original = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
-        os.dup2(caught.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(original, 2)
-            os.close(original)
-            caught.seek(0)
-            for line in caught:
-                if not any(noise in line for noise in _NOISE):
-                    os.write(2, line)
 
 
 def main(argv: list[str]) -> None:
@@ -92,10 +82,15 @@ def main(argv: list[str]) -> None:
                 "Nothing to run. Expected --gin_file=gin/rps_softmax.gin or "
                 "another gin file; --help lists the flags."
             )
-        with _without_start_up_noise():
+        if _APPLY.value and _MODE.value != "doctor":
+            raise UserError(
+                f"--apply is given with --mode={_MODE.value}; expected "
+                "--mode=doctor, whose findings it applies."
+            )
+        with standard_error_without(_NOISE):
             from framework.running import run
 
-        run(
+        found = run(
             _GIN_FILE.value,
             _GIN_PARAM.value,
             imports=_IMPORT.value,
@@ -103,6 +98,12 @@ def main(argv: list[str]) -> None:
             workdir=_WORKDIR.value,
             new=_NEW.value,
         )
+        if _APPLY.value:
+            run(
+                _GIN_FILE.value,
+                [*_GIN_PARAM.value, f"train.doctor = {found.directory!r}"],
+                imports=_IMPORT.value,
+            )
     except UserError as error:
         _leave(f"Error: {error.message}", 2)
     except KeyboardInterrupt:

@@ -131,6 +131,10 @@ class Registry:
             p for p in signature.parameters if p not in self._given[name]
         )
 
+    def given(self, name: str) -> tuple[str, ...]:
+        """What the framework fills in of the thing called `name`."""
+        return self._given[name]
+
     def __getitem__(self, name: str) -> Callable[..., Any]:
         """The thing called `name`, with the gin bindings applied to it.
 

@@ -9,6 +9,8 @@ runs/<name>/<number>/
     history.png       training against validation
     model.keras       the trained model, the best epoch's weights
     predictions.csv   of the last evaluation, an example a line
+    splits.csv        which example was trained and which judged on
+    fold-1/ ...       of a cross-validation: each fold's own run
     checkpoints/      where an unfinished run continues
     summary.json      the end in figures; written last, it marks the run
                       as complete
@@ -19,6 +21,7 @@ import csv
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import os
 import platform
@@ -35,6 +38,7 @@ import tensorflow as tf
 
 from framework.configuration import bindings
 from framework.console import some
+from framework.data.source import Examples, IndexedExamples
 from framework.digests import digest
 from framework.errors import UserError
 from framework.evaluation.predictions import Predictions
@@ -44,6 +48,7 @@ from framework.versions import versions
 SUMMARY = "summary.json"
 _OPERATIVE = "operative.gin"
 _LOCK = ".lock"
+_PREDICTIONS = "predictions.csv"
 # What a run writes before anything else.
 _FIRST = (_OPERATIVE, "config.gin", "environment.json")
 _MAY_CHANGE = (
@@ -69,6 +74,8 @@ class RunDirectory:
         self.is_begun = bool(self._held(_OPERATIVE)) and not self.is_finished
         # Of a new run under runs/: where it takes the next number.
         self._base = ""
+        # The run that this one is a part of.
+        self._whole: RunDirectory | None = None
         self._texts: dict[str, str] = {}
         self._lock: BinaryIO | None = None
 
@@ -178,6 +185,13 @@ class RunDirectory:
                 "it, or choose another --workdir."
             )
 
+    def part(self, name: str) -> "RunDirectory":
+        """A run inside of this one, with the same configuration."""
+        part = RunDirectory(self.file(name))
+        part._whole = self
+        part._texts = self._texts
+        return part
+
     def create(self) -> str:
         """Makes the directory, or takes it over from a process that ended.
 
@@ -188,9 +202,14 @@ class RunDirectory:
             UserError: it can't be written, or another process has just taken
                 it.
         """
+        if self._whole is not None:
+            self.path = os.path.join(
+                self._whole.create(), os.path.basename(self.path)
+            )
         with self.writing():
             if self._base:
                 self._take_number()
+                self._base = ""
             tf.io.gfile.makedirs(self.path)
         if self._lock is None and not self._take_lock():
             raise UserError(
@@ -315,29 +334,69 @@ class RunDirectory:
     def write_predictions(
         self, predictions: Predictions, class_names: tuple[str, ...]
     ) -> None:
-        """Saves `predictions.csv`: id, true and predicted class, scores."""
+        """Saves `predictions.csv`: id, classes, loss, probabilities."""
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(
-            ["id", "label", "predicted", *(f"p({c})" for c in class_names)]
+            [
+                *("id", "label", "predicted", "loss"),
+                *(f"p({c})" for c in class_names),
+            ]
         )
         for row in zip(
             predictions.ids,
             predictions.labels,
             predictions.predicted,
+            predictions.losses,
             predictions.probabilities,
             strict=True,
         ):
-            example_id, label, predicted, scores = row
+            example_id, label, predicted, loss, scores = row
             writer.writerow(
                 [
                     example_id,
                     class_names[label],
                     class_names[predicted],
-                    *(f"{score:.6f}" for score in scores),
+                    f"{loss:.9g}",
+                    *(f"{score:.9g}" for score in scores),
                 ]
             )
-        self.write("predictions.csv", text.getvalue())
+        self.write(_PREDICTIONS, text.getvalue())
+
+    def write_splits(self, splits: Mapping[str, Examples]) -> None:
+        """Saves `splits.csv`: which example is on which side."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["id", "split", "group"])
+        for name, examples in splits.items():
+            # A stream's ids only reading would tell.
+            if isinstance(examples, IndexedExamples):
+                groups = examples.groups
+                if groups is None:
+                    groups = itertools.repeat("")
+                writer.writerows(
+                    (i, name, g)
+                    for i, g in zip(examples.ids, groups, strict=False)
+                )
+        self.write("splits.csv", text.getvalue())
+
+
+def read_predictions(
+    directory: str, class_names: tuple[str, ...]
+) -> Predictions:
+    """What `RunDirectory.write_predictions` saved."""
+    path = os.path.join(directory, _PREDICTIONS)
+    with tf.io.gfile.GFile(path, "r") as file:
+        # The ids hold line ends of their own.
+        rows = list(csv.reader(io.StringIO(file.read(), newline="")))[1:]
+    place = {name: label for label, name in enumerate(class_names)}
+    return Predictions(
+        ids=np.array([row[0] for row in rows], object),
+        labels=np.array([place[row[1]] for row in rows], np.int64),
+        probabilities=np.array([row[4:] for row in rows], np.float32),
+        losses=np.array([row[3] for row in rows], np.float32),
+        unreadable=(),
+    )
 
 
 class LogObserver(Observer):
@@ -393,6 +452,12 @@ def _numbers(base: str) -> list[str]:
     if not os.path.isdir(base):
         return []
     return sorted((n for n in os.listdir(base) if n.isdigit()), key=int)
+
+
+def numbered(name: str) -> list[str]:
+    """The run directories under `runs/<name>`, the oldest first."""
+    base = os.path.join("runs", name)
+    return [os.path.join(base, number) for number in _numbers(base)]
 
 
 def _next_number(base: str) -> str:

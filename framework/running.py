@@ -1,12 +1,13 @@
 """Turns a gin file and a few bindings into a finished run, from Python."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 
 from framework.configuration import Configuration
-from framework.modes import Result
-from framework.run_directory import RunDirectory, fingerprint
+from framework.data.doctor.diagnosis import Diagnosis
+from framework.run_directory import RunDirectory, fingerprint, numbered
 
 
 def run(
@@ -18,7 +19,7 @@ def run(
     workdir: str | None = None,
     new: bool = False,
     console: Console | None = None,
-) -> Result:
+) -> Any:
     """Does what `python -m framework.main` does, and returns the result.
 
     Args:
@@ -33,15 +34,21 @@ def run(
             configuration could be continued.
         console: where to write; standard output by default.
 
+    Returns:
+        what the mode does; of "train" a `framework.Result`.
+
     Raises:
         UserError: something in what was asked must be mended.
     """
     configuration = Configuration(gin_file, bindings, imports)
+    # Beside the numbers of the training runs: what other modes have to say.
+    name = configuration.name
+    place = name if mode == "train" else f"{name}/{mode}"
     RunDirectory.check(configuration.name, workdir)
 
     def locate() -> RunDirectory:
         return RunDirectory.locate(
-            configuration.name,
+            place,
             configuration.asked,
             configuration.operative(),
             workdir,
@@ -52,5 +59,6 @@ def run(
         mode,
         locate=locate,
         fingerprint=lambda: fingerprint(configuration.operative()),
+        at_hand=lambda: Diagnosis.newest(numbered(f"{name}/doctor")),
         console=console,
     )

@@ -3,8 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from framework.data.source import Examples, Source
+from framework.data.doctor.diagnosis import Diagnosis
+from framework.data.source import Examples, IndexedExamples, Source
 from framework.errors import SourceUnavailable, UserError
+
+Announce = Callable[[str, str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +21,7 @@ class Data:
             where there are such.
         stand_in: whether another source took the place of the task's own.
         notes: remarks for the user.
+        left_out: what lies among the images and is no example: (path, why).
     """
 
     source: str
@@ -25,6 +29,7 @@ class Data:
     splits: Mapping[str, Examples]
     stand_in: bool
     notes: tuple[str, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -82,18 +87,72 @@ class Task:
             )
 
     def load(
-        self, announce: Callable[[str, str], None] = lambda name, reason: None
+        self,
+        announce: Announce = lambda name, reason: None,
+        diagnosis: Diagnosis | None = None,
     ) -> Data:
         """Loads the source, or what stands in for it, and cuts the splits.
 
         Args:
             announce: called before a stand-in is made (which may take a
                 while), with its name and with why it is needed.
+            diagnosis: what a doctor found: its quarantine is left out, and
+                duplicates stay on one side of a cut.
 
         Raises:
             SourceUnavailable: the source can't be had and nothing stands in.
             UserError: a split is empty.
         """
+        data = self._uncut(announce, diagnosis)
+        return self._cut(
+            data, {"test": self.test, "validation": self.validation}
+        )
+
+    def folds(
+        self,
+        count: int,
+        announce: Announce = lambda name, reason: None,
+        diagnosis: Diagnosis | None = None,
+    ) -> list[Data]:
+        """Loads the source for cross-validation.
+
+        Each example of the training split is in the test split of one fold
+        and of no other. The validation split, by which an epoch is chosen, is
+        cut from the rest as `load` would, so that what is tested on chooses
+        nothing. A test split that the source comes with is left alone.
+
+        Args:
+            count: of the folds, at least 2.
+            announce: as for `load`.
+            diagnosis: as for `load`.
+
+        Raises:
+            SourceUnavailable, UserError: as for `load`; or the training split
+                is streamed, or a class has fewer examples than there are
+                folds.
+        """
+        data = self._uncut(announce, diagnosis)
+        train = data.splits["train"]
+        if not isinstance(train, IndexedExamples):
+            raise UserError(
+                f"{count} folds are asked for, and the training split of "
+                f"{data.source} is streamed. Expected one that is held in "
+                "memory: allow for it with in_memory_bytes."
+            )
+        if "test" in data.splits:
+            note = "Its own test split is left alone: the folds test."
+            data = dataclasses.replace(data, notes=(*data.notes, note))
+        return [
+            self._cut(
+                dataclasses.replace(
+                    data, splits={**data.splits, "train": rest, "test": part}
+                ),
+                {"validation": self.validation},
+            )
+            for rest, part in train.folds(count, self.seed)
+        ]
+
+    def _uncut(self, announce: Announce, diagnosis: Diagnosis | None) -> Data:
         try:
             source, stand_in = self.source(), False
         except SourceUnavailable as error:
@@ -103,18 +162,30 @@ class Task:
             named = getattr(self.stand_in, "func", self.stand_in)
             announce(named.__name__, error.message)
             source, stand_in = self.stand_in(), True
-        splits = dict(source.splits)
+        splits, notes = dict(source.splits), source.notes
         if "train" not in splits:
             raise UserError(
                 f"{source.name} has the splits {', '.join(splits)}; expected "
                 "one called train."
             )
+        if diagnosis is not None:
+            splits, remarks = diagnosis.apply(splits)
+            notes += remarks
+        return Data(
+            source=source.name,
+            class_names=source.class_names,
+            splits=splits,
+            stand_in=stand_in,
+            notes=notes,
+            left_out=source.left_out,
+        )
+
+    def _cut(self, data: Data, fractions: Mapping[str, float]) -> Data:
+        """Cuts from the training split what there is not yet."""
+        splits = dict(data.splits)
         # Fractions are of the whole training split, whichever is cut first.
         remaining = 1.0
-        for name, fraction in (
-            ("test", self.test),
-            ("validation", self.validation),
-        ):
+        for name, fraction in fractions.items():
             if fraction and name not in splits:
                 splits["train"], splits[name] = splits["train"].cut(
                     fraction / remaining, self.seed
@@ -128,13 +199,7 @@ class Task:
         for name, examples in splits.items():
             if not len(examples):
                 raise UserError(
-                    f"The {name} split of {source.name} is empty. Expected at "
+                    f"The {name} split of {data.source} is empty. Expected at "
                     "least one example; give more data or another fraction."
                 )
-        return Data(
-            source=source.name,
-            class_names=source.class_names,
-            splits=splits,
-            stand_in=stand_in,
-            notes=source.notes,
-        )
+        return dataclasses.replace(data, splits=splits)

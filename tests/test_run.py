@@ -60,6 +60,7 @@ def test_a_run_leaves_what_it_promises(in_tmp):
         "model.keras",
         "operative.gin",
         "predictions.csv",
+        "splits.csv",
         "summary.json",
         "tensorboard",
     }
@@ -88,7 +89,9 @@ def test_a_run_leaves_what_it_promises(in_tmp):
     accuracy = (predicted == examples.labels).mean()
     assert accuracy == pytest.approx(summary["test"]["accuracy"])
     rows = (run / "predictions.csv").read_text().splitlines()
-    assert rows[0] == "id,label,predicted,p(circle),p(square),p(triangle)"
+    assert rows[0] == (
+        "id,label,predicted,loss,p(circle),p(square),p(triangle)"
+    )
     assert len(rows) == 1 + 18
 
 
@@ -620,6 +623,15 @@ def test_every_gin_file_builds_and_runs(in_tmp, some_pictures, name):
     ]
     if name == "smoke.gin":
         bindings = QUICK
+    if name == "manifest.gin":
+        rows = [f"{p},{p.parent.name}" for p in some_pictures.rglob("*.png")]
+        pathlib.Path("rows.csv").write_text("\n".join(["path,label", *rows]))
+        bindings.append("Manifest.path = 'rows.csv'")
+    if name == "prepared.gin":
+        root = f"ImageFolder.root = '{some_pictures}'"
+        written = ["prepare.directory = 'shards'", root]
+        framework.run("gin/folder.gin", written, mode="prepare")
+        bindings.append("Prepared.directory = 'shards'")
     with tfds.testing.mock_data(num_examples=16):
         result = framework.run(f"gin/{name}", bindings)
     assert not result.summary["data"]["stand_in"]

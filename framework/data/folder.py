@@ -78,10 +78,11 @@ def ImageFolder(
         name=f"{_printable(title)} (folder)",
         class_names=tuple(map(_printable, names)),
         splits={
-            split: _examples(root, files, names)
+            split: _examples(root, files, names, remote)
             for split, files in found.items()
         },
         notes=walk.notes(),
+        left_out=() if remote else walk.left_out(),
     )
 
 
@@ -102,8 +103,8 @@ class _Walk:
         self.extensions = tuple(e.lower() for e in extensions)
         self._follow_links = follow_links
         self._remote = remote
-        self._counts: dict[str, int] = {}
-        self._some: dict[str, list[str]] = {}
+        # By kind: the paths below the root.
+        self._left_out: dict[str, list[str]] = {}
 
     def look(self, place: str) -> tuple[list[str], list[str], list[str]]:
         """(folders, images, other things) in `place`, by name, sorted.
@@ -120,13 +121,13 @@ class _Walk:
                 " which may not be read; expected read permission. Grant it "
                 "(chmod -R u+rX) or take the folder away."
             ) from error
-        for name, is_folder, is_link in listing:
+        for name, kind, is_link in listing:
             if name.startswith("."):
                 others.append(name)
-            elif is_folder:
+            elif kind == "folder":
                 entered = self._follow_links or not is_link
                 (folders if entered else others).append(name)
-            elif name.lower().endswith(self.extensions):
+            elif kind == "file" and name.lower().endswith(self.extensions):
                 images.append(name)
             else:
                 others.append(name)
@@ -137,7 +138,9 @@ class _Walk:
         for name in others:
             self.leave_out("no images", _join(place, name))
         for name in images:
-            self.leave_out("images beside the class folders", name)
+            self.leave_out(
+                "images beside the class folders", _join(place, name)
+            )
         return folders
 
     def class_images(self, place: str, name: str) -> list[str]:
@@ -175,30 +178,45 @@ class _Walk:
             yield from self._images(_join(place, name), above)
 
     def leave_out(self, kind: str, path: str) -> None:
-        self._counts[kind] = self._counts.get(kind, 0) + 1
-        some = self._some.setdefault(kind, [])
-        if len(some) < _NAMES_IN_NOTES:
-            some.append(_printable(path))
+        self._left_out.setdefault(kind, []).append(path)
+
+    def left_out(self) -> tuple[tuple[str, str], ...]:
+        """(path, why) of all that was left out."""
+        return tuple(
+            (_join(self.root, path), kind)
+            for kind, paths in sorted(self._left_out.items())
+            for path in paths
+        )
 
     def notes(self) -> tuple[str, ...]:
         """What was left out: a line for each kind, with a few names."""
         return tuple(
-            f"Left out, {kind}: {count} ({', '.join(self._some[kind])}"
-            f"{', ...' if count > len(self._some[kind]) else ''})."
-            for kind, count in sorted(self._counts.items())
+            f"Left out, {kind}: {len(paths)} "
+            f"({', '.join(map(_printable, paths[:_NAMES_IN_NOTES]))}"
+            f"{', ...' if len(paths) > _NAMES_IN_NOTES else ''})."
+            for kind, paths in sorted(self._left_out.items())
         )
 
 
-Entry = tuple[str, bool, bool]
+# A name, "folder", "file" or "" (neither: a pipe, say, which to open would
+# wait for ever), and whether it is a link.
+Entry = tuple[str, str, bool]
 
 
 def _scan_local(path: str, extensions: tuple[str, ...]) -> Iterator[Entry]:
-    """(name, is a folder, is a link) of everything in `path`."""
+    """Everything in `path`."""
     del extensions
     with os.scandir(path) as entries:
         for entry in entries:
-            # A link that leads nowhere counts as a file: it fails when read.
-            yield entry.name, entry.is_dir(), entry.is_symlink()
+            kind = ""
+            try:
+                if entry.is_dir():
+                    kind = "folder"
+                elif entry.is_file():
+                    kind = "file"
+            except OSError:  # A link that leads in a circle.
+                pass
+            yield entry.name, kind, entry.is_symlink()
 
 
 def _scan_remote(path: str, extensions: tuple[str, ...]) -> Iterator[Entry]:
@@ -212,7 +230,7 @@ def _scan_remote(path: str, extensions: tuple[str, ...]) -> Iterator[Entry]:
             not bare.lower().endswith(extensions)
             and tf.io.gfile.isdir(_join(path, bare))
         )
-        yield bare, is_folder, False
+        yield bare, "folder" if is_folder else "file", False
 
 
 def _check_root(root: str, remote: bool) -> None:
@@ -354,7 +372,9 @@ def _check_splits(
             walk.leave_out("classes that the test split lacks", name)
 
 
-def _examples(root: str, files: Files, names: Sequence[str]) -> IndexedExamples:
+def _examples(
+    root: str, files: Files, names: Sequence[str], remote: bool
+) -> IndexedExamples:
     paths = [path for name in names for path in files.get(name, ())]
     counts = [len(files.get(name, ())) for name in names]
     # Bytes: a file name need not be valid in any encoding.
@@ -367,6 +387,7 @@ def _examples(root: str, files: Files, names: Sequence[str]) -> IndexedExamples:
         read=lambda row: tf.io.read_file(
             tf.strings.join([start, tf.gather(encoded, row)])
         ),
+        path=None if remote else lambda row: _join(root, paths[row]),
     )
 
 

@@ -9,13 +9,17 @@ What becomes of the formats, measured with TensorFlow 2.21:
   orientation; it is applied here.
 * PNG, also grey or with a palette: RGB; of 16 bits the upper 8.
 * Alpha (PNG, BMP, WebP): dropped, not blended; the color under it shows.
-* GIF and animated WebP: the first frame.
+* GIF and animated WebP: the first frame. Of a GIF TensorFlow unpacks all the
+  others too, only to drop them; so it is given the first one alone.
 * BMP with a palette: TensorFlow returns the *indices* into the palette as
   grey; they are looked up here.
 * WebP: asked for 3 channels TensorFlow refuses files with alpha; left to
   choose, it writes 4 channels of an animation into room for 3, which ends the
   process. So the header decides here what to ask for.
-* TIFF, HEIC, BMP of less than 8 bits or compressed: an error.
+* TIFF, HEIC, JPEG XL, BMP of less than 8 bits or compressed: an error.
+
+A few bytes can promise any number of pixels. What a header promises is compared
+with `MAX_PIXELS` before anything of that size is allocated.
 """
 
 import functools
@@ -29,8 +33,18 @@ from framework.registry import nearest
 # How an image that is not square becomes one.
 RESIZES = ("squash", "crop", "pad")
 
-# Where EXIF lies behind more than this much else, it is not looked for.
-_EXIF_REACH = 1 << 18
+# No image of more pixels is decoded.
+MAX_PIXELS = 1 << 27
+
+# Where EXIF, or the first frame of a GIF, begins behind more than this much
+# else, it is not looked for.
+_REACH = 1 << 18
+# How much of a GIF is read: more than noise of `MAX_PIXELS` takes.
+_GIF_REACH = 1 << 28
+# How many of its sub-blocks are passed in one step, and in how many steps.
+_GIF_STRIDE = 1 << 10
+_GIF_STEPS = 1 << 16
+
 _ORIENTATION_TAG = 0x0112
 
 # A JPEG that begins with a JFIF header of 16 bytes, whatever is in it, and has
@@ -54,14 +68,15 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
         uint8 `[H, W, 3]`, RGB, pixels 0..255, upright.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes are no such image.
+        tf.errors.InvalidArgumentError: the bytes are no such image, or one of
+            more than `MAX_PIXELS`.
     """
     encoded = tf.convert_to_tensor(encoded, tf.string)
     # Nearly every picture is a JPEG of which the first few bytes show that it
     # says nothing of its orientation: it pays to ask this first and cheaply.
     image = tf.cond(
         _is_plain_jpeg(encoded),
-        lambda: tf.io.decode_jpeg(encoded, channels=3),
+        lambda: _decode_plain_jpeg(encoded),
         lambda: _decode_any(encoded),
     )
     return tf.ensure_shape(image, [None, None, 3])
@@ -255,26 +270,119 @@ def _is_plain_jpeg(encoded: tf.Tensor) -> tf.Tensor:
 )
 def _decode_any(encoded: tf.Tensor) -> tf.Tensor:
     kinds = [
-        tf.strings.substr(encoded, 0, 3) == b"\xff\xd8\xff",
-        tf.logical_and(
-            tf.strings.substr(encoded, 0, 4) == b"RIFF",
-            tf.strings.length(encoded) > 24,
-        ),
-        tf.strings.substr(encoded, 0, 2) == b"BM",
+        (b"\xff\xd8\xff", _decode_jpeg),
+        (b"RIFF", _decode_webp),
+        (b"BM", _decode_bmp),
+        (b"GIF8", _decode_gif),
     ]
-    decoders = [_decode_jpeg, _decode_webp, _decode_bmp]
-    image = functools.partial(_decode_plain, encoded, 3)
-    for kind, decoder in zip(kinds, decoders, strict=True):
+    image = functools.partial(_decode_png, encoded)
+    for start, decoder in kinds:
         image = functools.partial(
-            tf.cond, kind, functools.partial(decoder, encoded), image
+            tf.cond,
+            tf.strings.substr(encoded, 0, len(start)) == start,
+            functools.partial(decoder, encoded),
+            image,
         )
     return image()
 
 
-def _decode_plain(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+def _decode(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
     return tf.io.decode_image(
         encoded, channels=channels, expand_animations=False
     )
+
+
+def _check(condition: tf.Tensor, *message: str | tf.Tensor) -> list:
+    """What has to run before whatever takes the condition for granted."""
+    check = tf.debugging.Assert(condition, list(message))
+    return [] if check is None else [check]
+
+
+def _check_sides(sides: tf.Tensor) -> list:
+    """The check that there are not too many pixels.
+
+    Args:
+        sides: int64 `[2]`, height and width, as the header has them.
+    """
+    # Below 2^32 and so cut that the product does not overflow.
+    pixels = tf.reduce_prod(tf.minimum(sides, 1 << 31))
+    return _check(
+        pixels <= MAX_PIXELS,
+        f"Expected an image of at most {MAX_PIXELS} pixels; its sides are",
+        sides,
+    )
+
+
+def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes a PNG file. The format: https://www.w3.org/TR/png-3"""
+    start = _start(encoded, 24)
+    # TensorFlow knows more formats, JPEG XL for one, whose headers nobody
+    # would have looked into.
+    is_png = _check(
+        tf.reduce_all(start[:4] == list(b"\x89PNG")),
+        "Expected a JPEG, PNG, GIF, BMP or WebP file, received another.",
+    )
+    height = _little_endian(start[23:19:-1])
+    width = _little_endian(start[19:15:-1])
+    with tf.control_dependencies(is_png + _check_sides([height, width])):
+        return _decode(encoded)
+
+
+def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes the first frame of a GIF file.
+
+    A GIF is a header, extensions (which begin with 21), frames (2C) and an end
+    (3B). What an extension or a frame holds is a row of sub-blocks: a length
+    of one byte and as many bytes, up to the length 0. The format:
+    https://www.w3.org/Graphics/GIF/spec-gif89a.txt
+    """
+    data = tf.io.decode_raw(tf.strings.substr(encoded, 0, _GIF_REACH), tf.uint8)
+    size = tf.size(data, out_type=tf.int64)
+    # What is read beyond the end is zero.
+    data = tf.concat([data, tf.zeros([16], tf.uint8)], axis=0)
+
+    def byte(at):
+        return tf.cast(data[tf.minimum(at, size)], tf.int64)
+
+    def palette(flags):
+        colors = tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8)
+        return tf.where(flags >= 0x80, 3 * colors, 0)
+
+    def step(at):
+        # Nearly always many of one length come in a row.
+        whole = byte(at) + 1
+        row = data[at : at + _GIF_STRIDE * whole : whole]
+        others = tf.concat([row != data[at], [True]], axis=0)
+        count = tf.argmax(tf.cast(others, tf.uint8))
+        return [tf.minimum(at + count * whole, size)]
+
+    def behind(at):
+        """Where a row of sub-blocks that begins at `at` is over."""
+        last = tf.while_loop(
+            lambda at: byte(at) > 0, step, [at], maximum_iterations=_GIF_STEPS
+        )
+        return last[0] + 1
+
+    header = 13 + palette(byte(tf.constant(10, tf.int64)))
+    frame = tf.while_loop(
+        lambda at: tf.logical_and(byte(at) == 0x21, at < _REACH),
+        lambda at: [behind(at + 2)],
+        [header],
+    )[0]
+    is_there = _check(byte(frame) == 0x2C, "Expected a GIF file with an image.")
+    sides = tf.reshape(data[frame + 5 : frame + 9], [4])
+    sides = tf.stack([_little_endian(sides[2:]), _little_endian(sides[:2])])
+    end = behind(frame + 11 + palette(byte(frame + 9)))
+
+    def between(begin, end):
+        return tf.strings.substr(encoded, tf.cast(begin, tf.int64), end - begin)
+
+    # In place of the 4 bytes that say where the frame lies on the canvas: it
+    # is the only one, and so makes the canvas.
+    parts = [between(0, header), b",\0\0\0\0", between(frame + 5, end), b";"]
+    alone = tf.strings.join(parts)
+    with tf.control_dependencies(is_there + _check_sides(sides)):
+        return _decode(alone)
 
 
 def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
@@ -282,13 +390,35 @@ def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
 
     The format: https://developers.google.com/speed/webp/docs/riff_container
     """
-    kind = tf.strings.substr(encoded, 12, 4)
-    flags = tf.cast(_start(encoded, 25), tf.int32)
-    is_extended, is_lossless = kind == b"VP8X", kind == b"VP8L"
+    kind = tf.strings.substr(encoded, 8, 8)
+    kinds = [b"WEBPVP8 ", b"WEBPVP8L", b"WEBPVP8X"]
+    is_lossy, is_lossless, is_extended = [kind == k for k in kinds]
+    # Without one of them TensorFlow would go on to guess.
+    known = _check(
+        tf.reduce_any([is_lossy, is_lossless, is_extended]),
+        "Expected a WebP file that begins with a chunk VP8, VP8L or VP8X.",
+    )
+    start = _start(encoded, 30)
+    flags = tf.cast(start, tf.int32)
     is_animated = tf.logical_and(is_extended, flags[20] & 0x02 > 0)
     has_alpha = tf.logical_or(
         tf.logical_and(is_extended, flags[20] & 0x10 > 0),
         tf.logical_and(is_lossless, flags[24] & 0x10 > 0),
+    )
+    # The lossless kind has 14 bits of width less 1, then 14 bits of height.
+    packed = _little_endian(start[21:25])
+    sides = tf.where(
+        is_extended,
+        [_little_endian(start[27:30]) + 1, _little_endian(start[24:27]) + 1],
+        tf.where(
+            is_lossless,
+            [packed // 2**14 % 2**14 + 1, packed % 2**14 + 1],
+            # The upper 2 of 16 bits are something else.
+            [
+                _little_endian(start[28:30]) % 2**14,
+                _little_endian(start[26:28]) % 2**14,
+            ],
+        ),
     )
 
     def animated():
@@ -300,57 +430,61 @@ def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
             b"\x12",
             tf.strings.substr(encoded, 21, tf.strings.length(encoded)),
         ]
-        return _decode_plain(tf.strings.join(parts), 4)[..., :3]
+        return _decode(tf.strings.join(parts), 4)[..., :3]
 
-    return tf.cond(
-        is_animated,
-        animated,
-        lambda: tf.cond(
-            has_alpha,
-            lambda: _decode_plain(encoded, 4)[..., :3],
-            lambda: _decode_plain(encoded, 3),
-        ),
-    )
+    with tf.control_dependencies(known + _check_sides(sides)):
+        return tf.cond(
+            is_animated,
+            animated,
+            lambda: tf.cond(
+                has_alpha,
+                lambda: _decode(encoded, 4)[..., :3],
+                lambda: _decode(encoded),
+            ),
+        )
 
 
 def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes a BMP file, one of 8 bits through its palette."""
-    header = tf.cast(_start(encoded, 54), tf.int32)
+    header = _start(encoded, 54)
     # Offsets: https://en.wikipedia.org/wiki/BMP_file_format
     header_size = _little_endian(header[14:18])
+    sides = [_little_endian(header[22:26]), _little_endian(header[18:22])]
+    # A height below 0 says that the upper rows come first.
+    sides = tf.minimum(sides, 2**32 - tf.stack(sides))
     bits = _little_endian(header[28:30])
     compression = _little_endian(header[30:34])
     # 0: none; 3: channel masks, which everybody sets to BGRA.
-    readable = tf.debugging.Assert(
+    readable = _check(
         tf.logical_or(compression == 0, compression == 3),
-        ["Cannot read a compressed BMP. Compression:", compression],
+        "Cannot read a compressed BMP. Compression:",
+        compression,
     )
 
     def through_palette():
-        indices = _decode_plain(encoded, 3)[..., 0]  # [H, W]
+        indices = _decode(encoded)[..., 0]  # [H, W]
         colors = _little_endian(header[46:50])
-        colors = tf.where(colors == 0, 256, colors)
-        begin = tf.clip_by_value(
-            14 + header_size, 0, tf.strings.length(encoded)
-        )
+        colors += tf.where(colors == 0, tf.constant(256, tf.int64), 0)
         palette = tf.io.decode_raw(
-            tf.strings.substr(encoded, begin, 4 * colors), tf.uint8
+            tf.strings.substr(encoded, 14 + header_size, 4 * colors), tf.uint8
         )
         palette = tf.reshape(palette, [-1, 4])[:, 2::-1]  # BGR0 -> RGB
         return tf.gather(palette, tf.cast(indices, tf.int32))
 
-    with tf.control_dependencies([] if readable is None else [readable]):
-        return tf.cond(
-            bits == 8,
-            through_palette,
-            lambda: _decode_plain(encoded, 3),
-        )
+    with tf.control_dependencies(readable + _check_sides(sides)):
+        return tf.cond(bits == 8, through_palette, lambda: _decode(encoded))
+
+
+def _decode_plain_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes a JPEG as it lies."""
+    sides = tf.io.extract_jpeg_shape(encoded, tf.int64)[:2]
+    with tf.control_dependencies(_check_sides(sides)):
+        return tf.io.decode_jpeg(encoded, channels=3)
 
 
 def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes a JPEG and turns it upright."""
-    image = tf.io.decode_jpeg(encoded, channels=3)
-    return _upright(image, _orientation(encoded))
+    return _upright(_decode_plain_jpeg(encoded), _orientation(encoded))
 
 
 def _may_precede_exif(marker: tf.Tensor) -> tf.Tensor:
@@ -368,9 +502,7 @@ def _orientation(encoded: tf.Tensor) -> tf.Tensor:
     Whatever is broken in the EXIF counts as none: the pixels are there. What
     the values mean: https://exiftool.org/TagNames/EXIF.html (0x0112)
     """
-    data = tf.io.decode_raw(
-        tf.strings.substr(encoded, 0, _EXIF_REACH), tf.uint8
-    )
+    data = tf.io.decode_raw(tf.strings.substr(encoded, 0, _REACH), tf.uint8)
     size = tf.size(data, out_type=tf.int64)
     # What is read beyond the end is zero.
     data = tf.concat([data, tf.zeros([16], tf.uint8)], axis=0)
@@ -454,5 +586,6 @@ def _start(encoded: tf.Tensor, length: int) -> tf.Tensor:
 
 
 def _little_endian(digits: tf.Tensor) -> tf.Tensor:
-    """int32 `[2]` or `[4]` of bytes, lowest first, as one number."""
-    return tf.reduce_sum(digits * [256**i for i in range(digits.shape[0])])
+    """uint8 `[N]` of bytes, lowest first, as one number, int64."""
+    powers = [256**i for i in range(digits.shape[0])]
+    return tf.reduce_sum(tf.cast(digits, tf.int64) * powers)

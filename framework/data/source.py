@@ -81,12 +81,17 @@ class IndexedExamples:
         (rest,), (part,) = np.nonzero(~in_part), np.nonzero(in_part)
         return self.select(rest), self.select(part)
 
-    def folds(self, count: int, seed: int) -> list["IndexedExamples"]:
+    def folds(
+        self, count: int, seed: int
+    ) -> list[tuple["IndexedExamples", "IndexedExamples"]]:
         """Deals out all examples into parts that are alike and disjoint.
 
         Of every class each part gets the same number, as nearly as groups
         allow, which stay together. Who goes where depends on ids and the seed
         alone.
+
+        Returns:
+            of each part (rest, part).
 
         Raises:
             UserError: a class has too few examples, or groups, to be in all
@@ -109,7 +114,13 @@ class IndexedExamples:
                 part[members[i]] = least
                 in_class[least] += sizes[i]
                 filled[least] += sizes[i]
-        return [self.select(np.flatnonzero(part == p)) for p in range(count)]
+        return [
+            (
+                self.select(np.flatnonzero(part != p)),
+                self.select(np.flatnonzero(part == p)),
+            )
+            for p in range(count)
+        ]
 
     def _units(
         self, seed: int

@@ -6,10 +6,12 @@ held there and can be indexed; a larger one is streamed from its shards.
 
 import contextlib
 import dataclasses
+import importlib.util
 import os
+import re
 import shutil
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ from framework.errors import SourceUnavailable, UserError
 from framework.registry import SOURCES, nearest
 
 _GIB = 1 << 30
+# Of an ArrayRecord file: few enough to hold, many enough to open it for.
+_RECORDS_AT_ONCE = 64
 
 Builder = tfds.core.DatasetBuilder
 
@@ -73,26 +77,13 @@ def Tfds(
         or os.path.join("~", "tensorflow_datasets")
     )
     made = _make_builder(name, builder, data_dir)
-    image, label = _keys(made)
+    _keys(made)
     if not made.info.splits and not _serves_unprepared(made):
         _prepare(made, manual_dir and os.path.expanduser(manual_dir))
         # It reads from disk what was written, whoever has written it.
         made = _make_builder(name, builder, data_dir)
         _check_prepared(made)
-    splits = {}
-    for split in _split_names(made):
-        reader = _Reader(made, split, image, label)
-        if not reader.has_files():
-            splits[split] = reader.unprepared()
-        elif made.info.splits[split].num_bytes <= in_memory_bytes:
-            splits[split] = reader.in_memory()
-        else:
-            splits[split] = reader.streamed(window)
-    return Source(
-        name=f"{made.info.full_name.replace('/', ' ')} (TFDS)",
-        class_names=tuple(made.info.features[label].names),
-        splits={split: e for split, e in splits.items() if len(e)},
-    )
+    return builder_source(made, in_memory_bytes, window)
 
 
 @SOURCES.register()
@@ -108,6 +99,71 @@ def rendered_hands(data_dir: str | None = None) -> Source:
     from framework.data.rendered_hands.builder import RenderedHands
 
     return Tfds(builder=RenderedHands, data_dir=data_dir)
+
+
+def builder_source(
+    builder: Builder, in_memory_bytes: int, window: int, own_ids: bool = False
+) -> Source:
+    """What a builder serves, as a source.
+
+    Args:
+        builder: prepared, or one that serves without being prepared.
+        in_memory_bytes: splits up to this size are held in memory.
+        window: how many examples a larger split's shuffle looks ahead.
+        own_ids: whether features that are texts called "id" and "group", where
+            there are such, are the examples' ids and groups. (Groups of what
+            is held in memory: a stream has none.)
+
+    Raises:
+        UserError: it is not a data set of labelled images.
+    """
+    image, label = _keys(builder)
+    if builder.info.file_format is tfds.core.FileFormat.ARRAY_RECORD:
+        check_array_record(builder.data_dir)
+    texts = []
+    if own_ids:
+        features = dict(builder.info.features.items())
+        texts = [
+            name
+            for name in ("id", "group")
+            if isinstance(features.get(name), tfds.features.Text)
+        ]
+    splits, notes = {}, []
+    for split in _split_names(builder):
+        reader = _Reader(builder, split, image, label, texts)
+        if not reader.has_files():
+            splits[split] = reader.unprepared()
+        elif builder.info.splits[split].num_bytes <= in_memory_bytes:
+            splits[split] = reader.in_memory()
+        else:
+            splits[split] = reader.streamed(window)
+            if "group" in texts:
+                notes.append(
+                    f"The {split} split is streamed: its groups are not known "
+                    "before they are read, and what is cut off from it may "
+                    "part them."
+                )
+    return Source(
+        name=f"{builder.info.full_name.replace('/', ' ')} (TFDS)",
+        class_names=tuple(builder.info.features[label].names),
+        splits={split: e for split, e in splits.items() if len(e)},
+        notes=tuple(notes),
+    )
+
+
+def check_array_record(directory: Any) -> None:
+    """Raises a UserError where ArrayRecord files can't be read or written."""
+    if "://" in os.fspath(directory):
+        raise UserError(
+            f"Received ArrayRecord files in {shown(directory)!r}; expected "
+            "them on a local disk, since their library reads no other. Copy "
+            "them, or take TFRecord files."
+        )
+    if importlib.util.find_spec("array_record") is None:
+        raise UserError(
+            "ArrayRecord files need the package array_record, which is not "
+            "installed here (there is one for Linux only). Take TFRecord files."
+        )
 
 
 # Finding the builder.
@@ -142,7 +198,7 @@ def _make_builder(
         # there are.
         raise UserError(
             f"Received the TFDS name {name!r}, which TFDS refuses: "
-            f"{_brief(error)} Expected a name as in "
+            f"{brief(error)} Expected a name as in "
             '"mnist", "mnist:3.*.*" or "cifar10_corrupted/fog_5". Correct '
             "Tfds.name."
         ) from error
@@ -245,12 +301,12 @@ def _prepare(builder: Builder, manual_dir: str | None) -> None:
         missing = missing and _missing_archives(builder, manual_dir)
         if missing:
             raise _unavailable(
-                builder, f"the download failed: {_brief(error)}", missing
+                builder, f"the download failed: {brief(error)}", missing
             ) from error
         raise UserError(
             f"TFDS could not prepare {builder.info.full_name!r}: "
-            f"{type(error).__name__}: {_brief(error)} Expected whole archives "
-            f"in {_shown(_downloads(builder))!r}, room on the disk and "
+            f"{type(error).__name__}: {brief(error)} Expected whole archives "
+            f"in {shown(_downloads(builder))!r}, room on the disk and "
             "permission to write there. Delete a damaged archive, or set "
             "TFDS_DATA_DIR to another directory."
         ) from error
@@ -259,7 +315,7 @@ def _prepare(builder: Builder, manual_dir: str | None) -> None:
 def _check_prepared(builder: Builder) -> None:
     if not builder.info.splits:
         raise UserError(
-            f"Received {_shown(builder.data_path)!r}, which holds no complete "
+            f"Received {shown(builder.data_path)!r}, which holds no complete "
             "data set; expected one that TFDS has prepared. Delete this "
             "directory, so that it is prepared again."
         )
@@ -269,14 +325,14 @@ def _by_hand(
     builder: Builder, place: Any, error: Exception | None = None
 ) -> UserError:
     found = (
-        f"could not use what is there ({_brief(error)})"
+        f"could not use what is there ({brief(error)})"
         if error
         else ("found nothing there")
     )
     instructions = " ".join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
     return UserError(
         f"Received the TFDS data set {builder.info.full_name!r}, which has to "
-        f"be downloaded by hand; expected its files in {_shown(place)!r}, or "
+        f"be downloaded by hand; expected its files in {shown(place)!r}, or "
         f"where Tfds.manual_dir says, and {found}. What to put there: "
         f"{instructions}"
     )
@@ -320,7 +376,8 @@ def _exists(path: Any) -> bool:
     return tf.io.gfile.exists(os.fspath(path))
 
 
-def _shown(path: Any) -> str:
+def shown(path: Any) -> str:
+    """A path as messages give it: where it is, whatever it is relative to."""
     path = os.fspath(path)
     return path if "://" in path else os.path.abspath(path)
 
@@ -331,12 +388,12 @@ def _unavailable(
     full_name = builder.info.full_name
     downloads = _downloads(builder)
     archives = "".join(
-        f"\n         {url}\n           -> {_shown(path)}"
+        f"\n         {url}\n           -> {shown(path)}"
         for url, path in missing.items()
     )
     if any(path.parent == downloads for path in missing.values()):
         archives += (
-            f"\n       Beside each directly in {_shown(downloads)}, TFDS wants"
+            f"\n       Beside each directly in {shown(downloads)}, TFDS wants"
             ' a file of its name + ".INFO" that says {"original_fname": "..."}:'
             " the last part of the address."
         )
@@ -350,7 +407,7 @@ def _unavailable(
     separator = "" if made.endswith("(") else ", "
     return SourceUnavailable(
         f"The TFDS data set {full_name!r} is not in "
-        f"{_shown(builder.data_dir_root)!r} and cannot be downloaded "
+        f"{shown(builder.data_dir_root)!r} and cannot be downloaded "
         f"({reason.rstrip('.')}). Expected it prepared, its archives, or a "
         "network. Three ways out:\n"
         "  (1) Prepare it on a machine with a network,\n"
@@ -399,8 +456,11 @@ def _removed_on_failure(builder: Builder) -> Iterator[None]:
         raise
 
 
-def _brief(error: BaseException, length: int = 300) -> str:
+def brief(error: BaseException, length: int = 300) -> str:
+    """What another library's error says, in one line and not too many words."""
     text = " ".join(str(error).split()) or type(error).__name__
+    # Where in its graph TensorFlow was.
+    text = re.sub(r"\{\{.*?\}\} ?|Error in user-def.*Iterator::\S* ", "", text)
     text = text if len(text) <= length else text[: length - 3] + "..."
     return text if text.endswith(".") else text + "."
 
@@ -424,14 +484,27 @@ class _Shard:
 
 
 class _Reader:
-    """Reads one split; an example's id is its file's name and its place."""
+    """Reads one split; an example's id is its file's name and its place.
 
-    def __init__(self, builder: Builder, split: str, image: str, label: str):
+    Unless the feature "id" is among the `texts` that it reads besides.
+    """
+
+    def __init__(
+        self,
+        builder: Builder,
+        split: str,
+        image: str,
+        label: str,
+        texts: Sequence[str] = (),
+    ):
         self._builder = builder
         self._split = split
         self._image, self._label = image, label
+        self._texts = texts
         # Other features are not even parsed.
-        wanted = tfds.decode.PartialDecoding({image: True, label: True})
+        wanted = tfds.decode.PartialDecoding(
+            dict.fromkeys((image, label, *texts), True)
+        )
         self._features = wanted.extract_features(builder.info.features)
 
     def _shards(self) -> list[_Shard]:
@@ -448,8 +521,18 @@ class _Reader:
 
     def in_memory(self) -> IndexedExamples:
         shards = self._shards()
-        dataset = self._read(shards, tf.constant(-1, tf.int64), 1)
-        return self._hold(dataset, sum(s.take for s in shards))
+        dataset = self._read(
+            shards, tf.constant(-1, tf.int64), 1, with_groups=True
+        )
+        try:
+            return self._hold(dataset, sum(s.take for s in shards))
+        except tf.errors.OpError as error:
+            raise UserError(
+                f"The {self._split} split in "
+                f"{shown(self._builder.data_dir)!r} could not be read: "
+                f"{brief(error)} Expected whole files. Fetch or prepare them "
+                "again."
+            ) from error
 
     def unprepared(self) -> IndexedExamples:
         """What the builder serves without files (fakes), held in memory."""
@@ -479,12 +562,17 @@ class _Reader:
         none = {"image": tf.constant([], tf.string), "label": [], "id": []}
         batch = next(iter(dataset.batch(max(size, 1))), none)
         images = batch["image"]
-        ids = [str(i, "utf-8") for i in np.asarray(batch["id"])]
+
+        def texts(name):
+            found = [str(t, "utf-8") for t in np.asarray(batch[name])]
+            return np.array(found, object)
+
         return IndexedExamples(
-            ids=np.array(ids, object),
+            ids=texts("id"),
             labels=np.asarray(batch["label"], np.int64),
-            rows=np.arange(len(ids), dtype=np.int64),
+            rows=np.arange(len(images), dtype=np.int64),
             read=lambda row: tf.gather(images, row),
+            groups=texts("group") if "group" in batch else None,
         )
 
     def streamed(
@@ -502,7 +590,11 @@ class _Reader:
         )
 
     def _read(
-        self, shards: list[_Shard], seed: tf.Tensor, window: int
+        self,
+        shards: list[_Shard],
+        seed: tf.Tensor,
+        window: int,
+        with_groups: bool = False,
     ) -> tf.data.Dataset:
         """All examples of `shards`, in an order that `seed` alone decides."""
         paths = [shard.path for shard in shards]
@@ -510,13 +602,20 @@ class _Reader:
         skips = np.array([shard.skip for shard in shards], np.int64)
         takes = np.array([shard.take for shard in shards], np.int64)
         file_format = self._builder.info.file_format
-        adapter = tfds.core.file_adapters.ADAPTER_FOR_FORMAT[file_format]
+        if file_format is tfds.core.FileFormat.ARRAY_RECORD:
+            read = _array_records
+        else:
+            adapter = tfds.core.file_adapters.ADAPTER_FOR_FORMAT[file_format]
+
+            def read(path, skip, take):
+                return adapter.make_tf_data(path).skip(skip).take(take)
+
         decoders = {self._image: tfds.decode.SkipDecoding()}
 
         def records(shard):
             skip, take = tf.gather(skips, shard), tf.gather(takes, shard)
-            found = adapter.make_tf_data(tf.gather(paths, shard))
-            found = found.skip(skip).take(take).enumerate(start=skip)
+            found = read(tf.gather(paths, shard), skip, take)
+            found = found.enumerate(start=skip)
             return found.map(lambda index, record: (shard, index, record))
 
         def example(shard, index, record):
@@ -525,10 +624,15 @@ class _Reader:
             )
             number = tf.strings.as_string(index)
             name = tf.gather(names, shard)
-            return {
+            found = {
                 "image": features[self._image],
                 "label": tf.cast(features[self._label], tf.int64),
                 "id": tf.strings.join([name, number], separator="__"),
+            }
+            return found | {
+                text: features[text]
+                for text in self._texts
+                if text == "id" or with_groups
             }
 
         def in_order_of(seed):
@@ -562,6 +666,35 @@ class _Reader:
         )
         size = int(takes.sum())
         return dataset.apply(tf.data.experimental.assert_cardinality(size))
+
+
+def _array_records(
+    path: tf.Tensor, skip: tf.Tensor, take: tf.Tensor
+) -> tf.data.Dataset:
+    """The records `skip` to `skip + take` of an ArrayRecord file.
+
+    TensorFlow has no operation that reads them, and TFDS no `tf.data` for them:
+    a Python function does.
+    """
+
+    def read(path, begin, end):
+        # Not there everywhere.
+        from array_record.python import array_record_module
+
+        reader = array_record_module.ArrayRecordReader(path.decode())
+        # Says what is wrong with the file only when it is closed.
+        with contextlib.closing(reader):
+            return np.array(reader.read(int(begin), int(end)), object)
+
+    def chunk(begin):
+        end = tf.minimum(begin + _RECORDS_AT_ONCE, skip + take)
+        records = tf.numpy_function(
+            read, [path, begin, end], tf.string, stateful=False
+        )
+        return tf.ensure_shape(records, [None])
+
+    begins = tf.data.Dataset.range(skip, skip + take, _RECORDS_AT_ONCE)
+    return begins.map(chunk).unbatch()
 
 
 def _cut(shards: list[_Shard], begin: int, end: int) -> list[_Shard]:

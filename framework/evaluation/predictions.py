@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -36,6 +36,17 @@ class Predictions:
     probabilities: np.ndarray
     losses: np.ndarray
     unreadable: tuple[str, ...]
+
+    @classmethod
+    def concatenated(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """All of several splits' predictions as one."""
+        return cls(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in ("ids", "labels", "probabilities", "losses")
+            ),
+            unreadable=tuple(u for part in parts for u in part.unreadable),
+        )
 
     @property
     def predicted(self) -> np.ndarray:

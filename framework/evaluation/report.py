@@ -12,6 +12,7 @@ from rich.text import Text
 
 from framework.console import say
 from framework.evaluation.predictions import Predictions
+from framework.task import Data
 
 
 def stand_in_notice(name: str, reason: str) -> Panel:
@@ -24,6 +25,16 @@ def stand_in_notice(name: str, reason: str) -> Panel:
         ),
         title="STAND-IN DATA",
         border_style="bold yellow",
+    )
+
+
+def describe(data: Data) -> str:
+    """One line on a task's data: its name, classes and splits."""
+    counts = ", ".join(f"{len(e):,} {name}" for name, e in data.splits.items())
+    return (
+        f"Data: {data.title}, {data.num_classes} classes "
+        f"({', '.join(data.class_names[:12])}"
+        f"{', ...' if data.num_classes > 12 else ''}), {counts} examples."
     )
 
 

@@ -22,11 +22,7 @@ def precision(name: str) -> Iterator[None]:
     Raises:
         UserError: it is none of these.
     """
-    if name not in PRECISIONS:
-        raise UserError(
-            f"train.precision is {name!r}; expected one of "
-            f"{', '.join(PRECISIONS)}."
-        )
+    check_precision(name)
     floatx, policy = keras.config.floatx(), keras.config.dtype_policy()
     keras.config.set_floatx("float64" if name == "float64" else "float32")
     keras.config.set_dtype_policy(name)
@@ -35,3 +31,12 @@ def precision(name: str) -> Iterator[None]:
     finally:
         keras.config.set_floatx(floatx)
         keras.config.set_dtype_policy(policy)
+
+
+def check_precision(name: str) -> None:
+    """Raises a UserError where `precision` would."""
+    if name not in PRECISIONS:
+        raise UserError(
+            f"train.precision is {name!r}; expected one of "
+            f"{', '.join(PRECISIONS)}."
+        )

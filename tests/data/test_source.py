@@ -1,5 +1,7 @@
 """The contract of sources: rows, cuts, arrays."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -93,3 +95,79 @@ def test_arrays_become_a_source():
 def test_arrays_that_do_not_fit_are_user_errors(images, labels, message):
     with pytest.raises(UserError, match=message):
         array_source(images, np.array(labels), ("a", "b"))
+
+
+def grouped(groups, labels):
+    """Examples e0, e1 ... in groups; "" is alone."""
+    count = len(groups)
+    return IndexedExamples(
+        ids=np.array([f"e{i}" for i in range(count)], object),
+        labels=np.array(labels, np.int64),
+        rows=np.arange(count),
+        read=lambda row: row,
+        groups=np.array(groups, object),
+    )
+
+
+def sides(parts):
+    """By group: in which of the parts it is."""
+    where = {}
+    for at, part in enumerate(parts):
+        for group in part.groups:
+            if group:
+                where.setdefault(group, set()).add(at)
+    return where
+
+
+def test_a_cut_parts_no_group_and_keeps_the_shares():
+    rng = np.random.default_rng(0)
+    number = np.sort(rng.integers(0, 150, 600))
+    labels = number % 3
+    groups = [f"g{n}" if n % 4 else "" for n in number]
+    examples = grouped(groups, labels)
+    rest, part = examples.cut(0.25, seed=3)
+    assert all(len(places) == 1 for places in sides([rest, part]).values())
+    assert len(rest) + len(part) == 600
+    share = np.bincount(part.labels) / np.bincount(labels)
+    assert np.abs(share - 0.25).max() < 0.05
+    # Which examples are there, not in which order, decides.
+    shuffled = examples.select(rng.permutation(600)).cut(0.25, seed=3)[1]
+    assert set(shuffled.ids) == set(part.ids)
+
+
+def test_without_groups_the_cut_is_what_it_was():
+    labels = np.arange(100) % 2
+    alone = grouped([""] * 100, labels)
+    none = dataclasses.replace(alone, groups=None)
+    for one, other in zip(alone.cut(0.3, 7), none.cut(0.3, 7), strict=True):
+        assert one.ids.tolist() == other.ids.tolist()
+
+
+def test_a_group_larger_than_the_part_leaves_something_on_both_sides():
+    examples = grouped(["a"] * 9 + ["b"], [0] * 10)
+    rest, part = examples.cut(0.2, seed=0)
+    assert sorted([len(rest), len(part)]) == [1, 9]
+
+
+def test_folds_are_alike_disjoint_and_part_no_group():
+    rng = np.random.default_rng(0)
+    number = rng.integers(0, 60, 300)
+    examples = grouped([f"g{n}" for n in number], number % 2)
+    folds = examples.folds(5, seed=1)
+    parts = [part for _, part in folds]
+    assert sorted(i for p in parts for i in p.ids) == sorted(examples.ids)
+    assert all(len(places) == 1 for places in sides(parts).values())
+    for rest, part in folds:
+        assert not set(rest.ids) & set(part.ids)
+        assert len(rest) + len(part) == 300
+        share = np.bincount(part.labels) / np.bincount(examples.labels)
+        assert np.abs(share - 0.2).max() < 0.04
+    again = examples.select(rng.permutation(300)).folds(5, seed=1)
+    assert set(again[2][1].ids) == set(parts[2].ids)
+    assert set(examples.folds(5, seed=2)[2][1].ids) != set(parts[2].ids)
+
+
+def test_more_folds_than_a_class_has_examples_are_refused():
+    examples = grouped(["a", "a", "b", "", ""], [0, 0, 0, 1, 1])
+    with pytest.raises(UserError, match=r"3 folds .* label 0 has 2"):
+        examples.folds(3, seed=0)

@@ -10,6 +10,10 @@ from typing import Any
 VERSION = 1
 
 
+# Of duplicates, the one in the first of these splits is kept.
+_KEEP = ("test", "validation", "train")
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """A kind of finding.
@@ -44,6 +48,12 @@ KINDS: dict[str, Kind] = {
         "The content decides; the picture is used. Rename it.",
         "note",
     ),
+    "header": Kind(
+        "JPEG without a JFIF header",
+        "As cameras write it; the picture is used. Some programs skip such "
+        "files, TFDS's builder of cats_vs_dogs among them.",
+        "note",
+    ),
     "mode": Kind(
         "Unusual pixels",
         "Not plain RGB of 8 bits: what the pipeline makes of it is told.",
@@ -57,8 +67,8 @@ KINDS: dict[str, Kind] = {
     ),
     "exact_duplicate": Kind(
         "Exact duplicate",
-        "The same bytes, or the same pixels, again. Across splits it flatters "
-        "the figures; across classes one of the labels is wrong.",
+        "The same bytes again. Across splits it flatters the figures; across "
+        "classes one of the labels is wrong.",
         "warning",
     ),
     "near_duplicate": Kind(
@@ -196,8 +206,8 @@ class Findings:
         return [c for c in self.clusters if c.kind == kind]
 
     def leaks(self) -> list[Cluster]:
-        """Duplicates with members in several splits."""
-        return [c for c in self.clusters if len(c.splits) > 1]
+        """Duplicates with members in several splits, each picture once."""
+        return once([c for c in self.clusters if len(c.splits) > 1])
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able; `from_json` is its inverse."""
@@ -226,6 +236,42 @@ class Findings:
                 "remarks": tuple(content["remarks"]),
             }
         )
+
+
+def once(clusters: Sequence[Cluster]) -> list[Cluster]:
+    """Without exact duplicates that are part of a cluster of near ones."""
+    near = {
+        member.id
+        for cluster in clusters
+        if cluster.kind == "near_duplicate"
+        for member in cluster.members
+    }
+    return [
+        cluster
+        for cluster in clusters
+        if cluster.kind == "near_duplicate" or cluster.members[0].id not in near
+    ]
+
+
+def quarantined(findings: Findings, kind: str) -> list[Finding]:
+    """The examples that quarantining a kind of findings leaves out.
+
+    Of duplicates of one class one stays, in the test split if there is one, so
+    that what is judged on stays the same; of those with several classes none
+    does, since nobody knows which is right.
+    """
+    listed = [f for f in findings.of(kind) if f.split]
+    for cluster in findings.clusters_of(kind):
+        kept = min(cluster.members, key=lambda m: _KEEP.index(m.split))
+        reason = f"{KINDS[kind].title.lower()} of {kept.id}"
+        if len(cluster.labels) > 1:
+            kept, reason = None, f"{KINDS[kind].title.lower()} of another class"
+        listed += [
+            Finding(kind, m.split, m.id, m.label, reason)
+            for m in cluster.members
+            if m != kept
+        ]
+    return listed
 
 
 def quarantine_csv(findings: Sequence[Finding]) -> str:

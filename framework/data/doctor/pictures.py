@@ -1,0 +1,92 @@
+"""Turns examples that were found wanting into small pictures for a page."""
+
+from collections.abc import Collection
+
+import numpy as np
+import tensorflow as tf
+
+from framework.data.images import RESIZES, decode, resize, to_rgb
+from framework.data.source import Examples, IndexedExamples
+from framework.task import Data
+
+_SIDE = 160
+_QUALITY = 80
+
+
+class Pictures:
+    """Pictures by split and id, decoded as the pipeline does.
+
+    Args:
+        data: the task's.
+        shown: (split, id) of what is going to be asked for; a stream is read
+            once for all of it.
+        image_size: side of the model's input in pixels.
+    """
+
+    def __init__(
+        self, data: Data, shown: Collection[tuple[str, str]], image_size: int
+    ):
+        self._splits = data.splits
+        self._size = image_size
+        self._places: dict[str, dict[str, int]] = {}
+        self._streamed: dict[tuple[str, str], bytes] = {}
+        for name, examples in data.splits.items():
+            if not isinstance(examples, IndexedExamples):
+                wanted = {i for split, i in shown if split == name}
+                self._collect(name, examples, wanted)
+
+    def thumbnail(self, split: str, example_id: str) -> bytes | None:
+        """The whole picture as a JPEG of at most 160 pixels; None if lost."""
+        pixels = self._pixels(split, example_id)
+        return None if pixels is None else _jpeg(_shrunk(pixels, _SIDE))
+
+    def fits(self, split: str, example_id: str) -> dict[str, bytes]:
+        """What each way to resize makes of it, as JPEGs; {} if it is lost."""
+        pixels = self._pixels(split, example_id)
+        if pixels is None:
+            return {}
+        return {
+            how: _jpeg(_shrunk(resize(pixels, self._size, how), _SIDE))
+            for how in RESIZES
+        }
+
+    def _pixels(self, split: str, example_id: str) -> tf.Tensor | None:
+        try:
+            image = self._read(split, example_id)
+            if image is None:
+                return None
+            return decode(image) if image.dtype == tf.string else to_rgb(image)
+        except tf.errors.OpError:
+            return None
+
+    def _read(self, split: str, example_id: str) -> tf.Tensor | None:
+        examples = self._splits.get(split)
+        if not isinstance(examples, IndexedExamples):
+            found = self._streamed.get((split, example_id))
+            return None if found is None else tf.constant(found)
+        if split not in self._places:
+            self._places[split] = {i: at for at, i in enumerate(examples.ids)}
+        row = examples.rows[self._places[split][example_id]]
+        return examples.read(tf.constant(row, tf.int64))
+
+    def _collect(self, name: str, examples: Examples, wanted: set[str]) -> None:
+        if not wanted:
+            return
+        for example in examples.stream(tf.constant(-1, tf.int64)):
+            example_id = example["id"].numpy().decode("utf-8", "replace")
+            if example_id in wanted:
+                self._streamed[name, example_id] = example["image"].numpy()
+
+
+def _shrunk(pixels: tf.Tensor, side: int) -> tf.Tensor:
+    """uint8 `[H, W, 3]` -> the same with sides of at most `side` pixels."""
+    longer = max(pixels.shape[:2])
+    if longer <= side:
+        return pixels
+    sides = np.maximum(np.array(pixels.shape[:2]) * side // longer, 1)
+    small = tf.image.resize(pixels, sides, method="area")
+    return tf.saturate_cast(tf.round(small), tf.uint8)
+
+
+def _jpeg(pixels: tf.Tensor) -> bytes:
+    return tf.io.encode_jpeg(pixels, quality=_QUALITY).numpy()

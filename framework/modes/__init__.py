@@ -1,0 +1,1 @@
+"""Turns a configuration into finished work: one module a mode."""
