@@ -1,11 +1,13 @@
 """Turns a directory with one folder per class into a source."""
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from framework.data.images import MAX_BYTES
 from framework.data.source import IndexedExamples, Source
 from framework.errors import UserError
 from framework.registry import SOURCES, nearest
@@ -22,6 +24,12 @@ _SPLITS = {
     "test": "test",
 }
 _NAMES_IN_NOTES = 3
+
+# What the entries of a folder are; others have a reason why they are neither.
+_FILE, _FOLDER = "file", "folder"
+
+# What a terminal or a line of a table would take for more than a name.
+_CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))}
 
 
 @SOURCES.register()
@@ -43,8 +51,10 @@ def ImageFolder(
     "train". An example's id is its path below `root`.
 
     Files with other extensions, hidden files and folders, images that lie
-    beside the class folders and class folders without images are left out and
-    counted in the source's notes. What a file holds is not looked at.
+    beside the class folders and class folders without images are left out; so
+    is whatever can't be read as a file: links that lead nowhere, pipes and
+    devices, files of more than 512 MiB. The source's `left_out` lists them all
+    and its notes count them. What a file holds is not looked at.
 
     Args:
         root: the directory; `~` is expanded; "gs://..." is read through
@@ -52,8 +62,8 @@ def ImageFolder(
         class_names: which folders to take, in the order of the labels; by
             default all that hold images, sorted.
         extensions: of the files that are images, in letters of either case.
-        follow_links: also enter folders that are symbolic links. Links to
-            files are followed anyway.
+        follow_links: also enter folders that are symbolic links, each folder
+            once a class. Links to files are followed anyway.
 
     Raises:
         UserError: there is no such directory; fewer than two of its folders
@@ -103,11 +113,14 @@ class _Walk:
         self.extensions = tuple(e.lower() for e in extensions)
         self._follow_links = follow_links
         self._remote = remote
-        # By kind: the paths below the root.
-        self._left_out: dict[str, list[str]] = {}
+        # (path below the root, why).
+        self._left_out: list[tuple[str, str]] = []
+        self._remarks: list[str] = []
 
-    def look(self, place: str) -> tuple[list[str], list[str], list[str]]:
-        """(folders, images, other things) in `place`, by name, sorted.
+    def look(
+        self, place: str
+    ) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+        """(folders, images, other things and why) in `place`, by name, sorted.
 
         Notes nothing, so that one can look twice.
         """
@@ -121,22 +134,28 @@ class _Walk:
                 " which may not be read; expected read permission. Grant it "
                 "(chmod -R u+rX) or take the folder away."
             ) from error
+        except OSError as error:
+            # It has gone since, for one.
+            return [], [], [("", _failed("folders", error))]
         for name, kind, is_link in listing:
             if name.startswith("."):
-                others.append(name)
-            elif kind == "folder":
-                entered = self._follow_links or not is_link
-                (folders if entered else others).append(name)
-            elif kind == "file" and name.lower().endswith(self.extensions):
+                others.append((name, "hidden"))
+            elif kind == _FOLDER and is_link and not self._follow_links:
+                others.append((name, "links to folders"))
+            elif kind == _FOLDER:
+                folders.append(name)
+            elif kind != _FILE:
+                others.append((name, kind))
+            elif name.lower().endswith(self.extensions):
                 images.append(name)
             else:
-                others.append(name)
+                others.append((name, "no images"))
         return folders, images, others
 
     def class_folders(self, place: str) -> list[str]:
         folders, images, others = self.look(place)
-        for name in others:
-            self.leave_out("no images", _join(place, name))
+        for name, why in others:
+            self.leave_out(why, _join(place, name))
         for name in images:
             self.leave_out(
                 "images beside the class folders", _join(place, name)
@@ -150,73 +169,97 @@ class _Walk:
             place: where the class folder lies, a path below the root.
             name: of the class folder.
         """
-        above = frozenset()
-        if self._follow_links and not self._remote:
-            above = frozenset(map(self._identity, ("", place)))
-        return list(self._images(_join(place, name), above))
+        linked = self._follow_links and not self._remote
+        # A link may lead to a folder that it lies in, and a few folders that
+        # link to each other make millions of paths: each is entered once.
+        entered = set(map(self._identity, ("", place))) if linked else set()
+        found = []
+        # No recursion: folders may be nested deeper than Python's calls.
+        pending = [_join(place, name)]
+        while pending:
+            folder = pending.pop()
+            if linked:
+                identity = self._identity(folder)
+                if identity is not None and identity in entered:
+                    self.leave_out("links to folders seen before", folder)
+                    continue
+                entered.add(identity)
+            folders, images, others = self.look(folder)
+            for other, why in others:
+                self.leave_out(why, _join(folder, other))
+            found += [_join(folder, image) for image in images]
+            for path in reversed([_join(folder, below) for below in folders]):
+                # Links wait, so that a folder goes by its own name.
+                waits = linked and os.path.islink(_join(self.root, path))
+                pending.insert(0 if waits else len(pending), path)
+        return found
 
-    def _identity(self, place: str) -> tuple[int, int]:
-        status = os.stat(_join(self.root, place))
+    def _identity(self, place: str) -> tuple[int, int] | None:
+        """What tells folders apart; None where there is none any more."""
+        try:
+            status = os.stat(_join(self.root, place))
+        except OSError:
+            return None
         return status.st_dev, status.st_ino
 
-    def _images(
-        self, place: str, above: frozenset[tuple[int, int]]
-    ) -> Iterator[str]:
-        if self._follow_links and not self._remote:
-            # A link may lead to a folder that it lies in.
-            identity = self._identity(place)
-            if identity in above:
-                self.leave_out("links that lead back", place)
-                return
-            above = above | {identity}
-        folders, images, others = self.look(place)
-        for name in others:
-            self.leave_out("no images", _join(place, name))
-        for name in images:
-            yield _join(place, name)
-        for name in folders:
-            yield from self._images(_join(place, name), above)
+    def leave_out(self, why: str, path: str) -> None:
+        self._left_out.append((path, why))
 
-    def leave_out(self, kind: str, path: str) -> None:
-        self._left_out.setdefault(kind, []).append(path)
+    def remark(self, text: str) -> None:
+        self._remarks.append(text)
 
     def left_out(self) -> tuple[tuple[str, str], ...]:
         """(path, why) of all that was left out."""
         return tuple(
-            (_join(self.root, path), kind)
-            for kind, paths in sorted(self._left_out.items())
-            for path in paths
+            (_join(self.root, path), why) for path, why in self._left_out
         )
 
     def notes(self) -> tuple[str, ...]:
-        """What was left out: a line for each kind, with a few names."""
-        return tuple(
-            f"Left out, {kind}: {len(paths)} "
-            f"({', '.join(map(_printable, paths[:_NAMES_IN_NOTES]))}"
-            f"{', ...' if len(paths) > _NAMES_IN_NOTES else ''})."
-            for kind, paths in sorted(self._left_out.items())
-        )
+        """What was left out: a line for each reason, with a few names."""
+        paths: dict[str, list[str]] = {}
+        for path, why in self._left_out:
+            paths.setdefault(why, []).append(path)
+        notes = []
+        for why, those in sorted(paths.items()):
+            some = [*map(_printable, those[:_NAMES_IN_NOTES])]
+            some += ["..."] * (len(those) > len(some))
+            notes.append(f"Left out, {why}: {len(those)} ({', '.join(some)}).")
+        return (*notes, *self._remarks)
 
 
-# A name, "folder", "file" or "" (neither: a pipe, say, which to open would
-# wait for ever), and whether it is a link.
 Entry = tuple[str, str, bool]
 
 
 def _scan_local(path: str, extensions: tuple[str, ...]) -> Iterator[Entry]:
-    """Everything in `path`."""
+    """(name, what it is or why it is nothing, is a link) of all in `path`."""
     del extensions
     with os.scandir(path) as entries:
         for entry in entries:
-            kind = ""
+            is_link = entry.is_symlink()
             try:
-                if entry.is_dir():
-                    kind = "folder"
-                elif entry.is_file():
-                    kind = "file"
-            except OSError:  # A link that leads in a circle.
-                pass
-            yield entry.name, kind, entry.is_symlink()
+                status = entry.stat()
+            except OSError as error:
+                if isinstance(error, PermissionError) and not is_link:
+                    raise  # It is the folder's.
+                kind = _failed("links" if is_link else "files", error)
+            else:
+                kind = _kind(status)
+            yield entry.name, kind, is_link
+
+
+def _failed(what: str, error: OSError) -> str:
+    return f"{what} that can't be read ({error.strerror})"
+
+
+def _kind(status: os.stat_result) -> str:
+    if stat.S_ISDIR(status.st_mode):
+        return _FOLDER
+    # Opened for reading, a pipe without a writer blocks for ever.
+    if not stat.S_ISREG(status.st_mode):
+        return "pipes, sockets or devices"
+    if status.st_size > MAX_BYTES:
+        return f"files of more than {MAX_BYTES >> 20} MiB"
+    return _FILE
 
 
 def _scan_remote(path: str, extensions: tuple[str, ...]) -> Iterator[Entry]:
@@ -230,7 +273,7 @@ def _scan_remote(path: str, extensions: tuple[str, ...]) -> Iterator[Entry]:
             not bare.lower().endswith(extensions)
             and tf.io.gfile.isdir(_join(path, bare))
         )
-        yield bare, "folder" if is_folder else "file", False
+        yield bare, _FOLDER if is_folder else _FILE, False
 
 
 def _check_root(root: str, remote: bool) -> None:
@@ -368,8 +411,8 @@ def _check_splits(
                 f"split: {_some(names)}. Add some, or take the split's folder "
                 "away (one is then cut off from train)."
             )
-        for name in missing:
-            walk.leave_out("classes that the test split lacks", name)
+        if missing:
+            walk.remark(f"The test split has no images of {_some(missing)}.")
 
 
 def _examples(
@@ -396,8 +439,11 @@ def _join(folder: str, name: str) -> str:
 
 
 def _printable(path: str) -> str:
-    """`path` with what is not valid UTF-8 in it written as escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """`path` with what is not valid UTF-8 and controls written as escapes."""
+    if path.isascii() and path.isprintable():
+        return path  # The same object: of many paths memory holds each once.
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return text.translate(_CONTROLS)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -258,26 +258,30 @@ def suspects(
     from cleanlab.rank import get_label_quality_scores
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+    from threadpoolctl import threadpool_limits
 
     small = too_small(labels, num_classes, groups, folds)
     (judged,) = np.nonzero(~np.isin(labels, small))
     classes, y = np.unique(labels[judged], return_inverse=True)
     if len(classes) < 2:
         return []
-    x = _components(features[judged])
     if groups is None:
         split = StratifiedKFold(folds, shuffle=True, random_state=seed)
     else:
         split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         groups = groups[judged]
     probabilities = np.zeros((len(y), len(classes)))
-    for train, test in split.split(x, y, groups):
-        # So strong that logits are of the order of 1 before anything is
-        # learned, whatever the number of features. Ten times weaker, it
-        # learns from wrong labels; ten times stronger, it is never sure.
-        model = LogisticRegression(C=1 / features.shape[1], max_iter=1000)
-        model.fit(x[train], y[train])
-        probabilities[test] = model.predict_proba(x[test])
+    # On one thread, since several wait for each other at so small products:
+    # on a busy machine that takes ten times as long.
+    with threadpool_limits(1):
+        x = _components(features[judged])
+        for train, test in split.split(x, y, groups):
+            # So strong that logits are of the order of 1 before anything is
+            # learned, whatever the number of features. Ten times weaker, it
+            # learns from wrong labels; ten times stronger, it is never sure.
+            model = LogisticRegression(C=1 / features.shape[1], max_iter=1000)
+            model.fit(x[train], y[train])
+            probabilities[test] = model.predict_proba(x[test])
     predicted = probabilities.argmax(axis=1)
     # Of the library's rankings the one that did best with many classes (with
     # two they are the same); of its filters the one that accuses the fewest

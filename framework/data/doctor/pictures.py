@@ -56,7 +56,8 @@ class Pictures:
             if image is None:
                 return None
             return decode(image) if image.dtype == tf.string else to_rgb(image)
-        except tf.errors.OpError:
+        # The latter where TensorFlow's message quotes bytes of the file.
+        except (tf.errors.OpError, UnicodeDecodeError):
             return None
 
     def _read(self, split: str, example_id: str) -> tf.Tensor | None:

@@ -248,60 +248,53 @@ def _ask_the_pipeline(
         asked = [at for at, found in enumerate(part) if found.decodes is None]
         if not asked:
             continue
-        for at, error in zip(
-            asked, decoding_errors(examples, np.array(asked)), strict=True
-        ):
+        decoded = _decoded(examples, np.array(asked))
+        for at in asked:
             found = part[at]
-            found.decodes = error is None
-            if error is not None:
-                reason = [r for kind, r in found.remarks if kind == "damaged"]
+            found.decodes = at in decoded
+            if not found.decodes:
+                damage = [r for kind, r in found.remarks if kind == "damaged"]
                 found.remarks = [
                     (k, r) for k, r in found.remarks if k != "damaged"
                 ]
-                found.lost(reason[0] if reason else error)
+                found.lost(damage[0] if damage else _why(examples, at))
 
 
-def decoding_errors(examples: Examples, asked: np.ndarray) -> list[str | None]:
-    """Why the pipeline does not decode examples; None where it does.
+def _decoded(examples: Examples, asked: np.ndarray) -> set[int]:
+    """Which of the examples at the indices `asked` the pipeline decodes."""
 
-    Args:
-        examples: a split.
-        asked: the indices of those that are asked about, ascending.
-    """
-    errors: list[str | None] = [None] * len(asked)
+    def size(image):
+        # Pixels need not leave the graph.
+        return tf.size(decode(image) if image.dtype == tf.string else image)
+
     if isinstance(examples, IndexedExamples):
-
-        def read(row):
-            image = examples.read(row)
-            if image.dtype == tf.string:
-                # Only whether it does: pixels need not leave the graph.
-                image = decode(image)
-            return tf.size(image)
-
-        found = _those_that_succeed(examples.rows[asked], read)
-        decoded = {index for index, _ in found}
-        for at, index in enumerate(asked):
-            if at not in decoded:
-                errors[at] = _why(
-                    lambda row=examples.rows[index]: read(tf.constant(row))
-                )
-        return errors
-    wanted = {int(index): at for at, index in enumerate(asked)}
-    stream = examples.stream(tf.constant(-1, tf.int64))
-    for index, example in enumerate(stream):
-        if index in wanted:
-            errors[wanted[index]] = _why(
-                lambda image=example["image"]: decode(image)
-            )
-    return errors
+        found = _those_that_succeed(
+            examples.rows[asked], lambda row: size(examples.read(row))
+        )
+        return {int(asked[index]) for index, _ in found}
+    is_asked = np.zeros(len(examples), bool)
+    is_asked[asked] = True
+    stream = examples.stream(tf.constant(-1, tf.int64)).enumerate()
+    stream = stream.filter(lambda index, _: tf.gather(is_asked, index))
+    stream = stream.map(
+        lambda index, example: (index, size(example["image"])),
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+    return {int(index) for index, _ in stream.ignore_errors()}
 
 
-def _why(attempt: Callable[[], object]) -> str | None:
+def _why(examples: Examples, index: int) -> str:
+    """What the pipeline's decoder says to an example that it refuses."""
+    reason = "the pipeline's decoder refuses it"
+    if not isinstance(examples, IndexedExamples):
+        return reason
     try:
-        attempt()
+        decode(examples.read(tf.constant(examples.rows[index])))
     except tf.errors.OpError as error:
         message = " ".join((error.message or str(error)).split())
-        # What TensorFlow adds for its own people.
+        # Without what TensorFlow adds for its own people.
         message = message.partition(" [Op:")[0].rpartition("}} ")[2]
-        return message[:200] or type(error).__name__
-    return None
+        return message[:200] or reason
+    except UnicodeDecodeError:  # TensorFlow quotes bytes of the file.
+        pass
+    return reason
