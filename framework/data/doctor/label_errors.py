@@ -8,6 +8,7 @@ https://arxiv.org/abs/1911.00068; the library is cleanlab.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
@@ -276,12 +277,18 @@ def suspects(
     with threadpool_limits(1):
         x = _components(features[judged])
         for train, test in split.split(x, y, groups):
+            if len(np.unique(y[train])) < len(classes):
+                continue  # One large group held all of a class.
             # So strong that logits are of the order of 1 before anything is
             # learned, whatever the number of features. Ten times weaker, it
             # learns from wrong labels; ten times stronger, it is never sure.
             model = LogisticRegression(C=1 / features.shape[1], max_iter=1000)
             model.fit(x[train], y[train])
             probabilities[test] = model.predict_proba(x[test])
+    (told,) = np.nonzero(probabilities.any(axis=1))
+    if not len(told):
+        return []
+    judged, y, probabilities = judged[told], y[told], probabilities[told]
     predicted = probabilities.argmax(axis=1)
     # Of the library's rankings the one that did best with many classes (with
     # two they are the same); of its filters the one that accuses the fewest
@@ -289,7 +296,12 @@ def suspects(
     scores = get_label_quality_scores(
         y, probabilities, method="self_confidence"
     )
-    decided = find_label_issues(y, probabilities, filter_by="both", n_jobs=1)
+    with warnings.catch_warnings():
+        # It warns of classes of which nothing is left to judge.
+        warnings.simplefilter("ignore")
+        decided = find_label_issues(
+            y, probabilities, filter_by="both", n_jobs=1
+        )
     (listed,) = np.nonzero(predicted != y)
     return [
         Suspect(
