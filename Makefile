@@ -17,11 +17,11 @@ TESTS   := $(shell find tests -name '*.py')
 
 .DEFAULT_GOAL := help
 .PHONY: help install train train-workers smoke test test-slow soak test-tf220 \
-        bench bench-doctor lint format wheel lock clean
+        bench bench-augmentation bench-doctor lint format wheel lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z0-9.-]+:.*##' $(MAKEFILE_LIST) | \
-	  awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	  awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 install: $(INSTALLED)  ## Makes .venv with exactly the locked versions
 
@@ -62,6 +62,9 @@ $(TF220)/.installed: requirements.lock pyproject.toml
 
 bench: $(INSTALLED) $(SOURCES)  ## Measures the trainer against the bare training step
 	$(BIN)/python benchmarks/overhead.py $(ARGS)
+
+bench-augmentation: $(INSTALLED) $(SOURCES)  ## Measures augmentation against Keras's layers
+	$(BIN)/python benchmarks/augmentation.py $(ARGS)
 
 bench-doctor: $(INSTALLED) $(SOURCES)  ## Measures the doctor against decoding alone, on FOLDER=...
 	$(BIN)/python benchmarks/doctor.py $(FOLDER) $(ARGS)

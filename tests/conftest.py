@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 import pathlib
 
@@ -19,6 +20,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Registers everything that ships, as any run does.
 Configuration("gin/base.gin")
 tf.config.experimental.enable_op_determinism()
+# Every test has Keras collect garbage; all that libraries have made by now
+# stays anyway, and to look through it would take minutes in all.
+gc.collect()
+gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

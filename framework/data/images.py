@@ -299,24 +299,24 @@ def _decode(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
     )
 
 
-def _check(condition: tf.Tensor, *message: str | tf.Tensor) -> list:
+def _check(condition: tf.Tensor, message: str) -> list[tf.Operation]:
     """What has to run before whatever takes the condition for granted."""
-    check = tf.debugging.Assert(condition, list(message))
+    # Of a text alone TensorFlow makes one operation, of numbers several.
+    check = tf.debugging.Assert(condition, [message])
     return [] if check is None else [check]
 
 
-def _check_sides(sides: tf.Tensor) -> list:
+def _check_sides(sides: tf.Tensor) -> list[tf.Operation]:
     """The check that there are not too many pixels.
 
     Args:
         sides: int64 `[2]`, height and width, as the header has them.
     """
-    # Below 2^32 and so cut that the product does not overflow.
+    # Below 2^32, and so cut that the product does not overflow.
     pixels = tf.reduce_prod(tf.minimum(sides, 1 << 31))
     return _check(
         pixels <= MAX_PIXELS,
-        f"Expected an image of at most {MAX_PIXELS} pixels; its sides are",
-        sides,
+        f"Expected an image of at most {MAX_PIXELS} pixels.",
     )
 
 
@@ -467,9 +467,7 @@ def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
     compression = _little_endian(header[30:34])
     # 0: none; 3: channel masks, which everybody sets to BGRA.
     readable = _check(
-        tf.logical_or(compression == 0, compression == 3),
-        "Cannot read a compressed BMP. Compression:",
-        compression,
+        tf.reduce_any(compression == [0, 3]), "Cannot read a compressed BMP."
     )
 
     def through_palette():

@@ -20,6 +20,7 @@ import keras
 import tensorflow as tf
 
 from framework.errors import UserError
+from framework.model import affine, colour, policy  # noqa: F401  They register.
 from framework.registry import AUGMENTATIONS
 
 _KERAS_LAYERS = (
@@ -227,7 +228,7 @@ def exactly_resumable(layer: keras.layers.Layer, image_size: int) -> bool:
     All that have a name here are so. One of somebody else's may draw from an
     operation that keeps its state to itself.
     """
-    ours = ("keras.", "keras_cv.")
+    ours = ("keras.", "keras_cv.", "framework.model.")
     if all(
         type(part).__module__.startswith(ours)
         for part in layer._flatten_layers()

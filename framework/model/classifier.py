@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 
 from framework.errors import UserError
+from framework.model.affine import fuse as fuse_layers
+from framework.model.affine import parts
 from framework.model.augmentation import (
     exactly_resumable,
     place,
@@ -55,6 +57,7 @@ def classifier(
     freeze: str = "none",
     batch_norm: str = "auto",
     augmentation: Sequence[keras.layers.Layer] = (),
+    fuse: bool = False,
     compiled: bool = False,
 ) -> Classifier:
     """Builds the model. Call it inside the strategy's scope.
@@ -75,6 +78,10 @@ def classifier(
             (https://keras.io/guides/transfer_learning/).
         augmentation: layers in order; each runs in the model where it can
             and in the pipeline where it, or one after it, can't.
+        fuse: whether neighbours among Keras's RandomFlip, RandomRotation,
+            RandomZoom, RandomShear and RandomTranslation that fill and
+            interpolate alike resample once, together. What they draw and how
+            they are saved is the same as without it.
         compiled: whether XLA compiles the training step, as on a TPU.
 
     Raises:
@@ -101,6 +108,8 @@ def classifier(
                 f"classifier.{name} makes a {type(part).__name__}; expected "
                 f"one that makes a {kind.__name__}."
             )
+    if fuse:
+        augmentation = fuse_layers(augmentation)
     in_model, in_pipeline = place(augmentation, compiled)
     size = built.model.input_shape[1]
 
@@ -185,14 +194,18 @@ def _placement(
     """Says where each augmentation layer runs, and why."""
     if in_pipeline:
         names = ", ".join(
-            f"{type(layer).__name__} "
+            f"{_name(layer)} "
             f"({why_not_in_model(layer, compiled) or 'comes before such'})"
             for layer in in_pipeline
         )
         yield f"Augmentation in the pipeline, not in the model: {names}."
     if in_model:
-        names = ", ".join(type(layer).__name__ for layer in in_model)
+        names = ", ".join(map(_name, in_model))
         yield f"Augmentation in the model: {names}."
+    for layer in (*in_pipeline, *in_model):
+        if parts(layer):
+            names = ", ".join(map(_name, parts(layer)))
+            yield f"{names} fused into one resampling."
     stateful = [
         type(layer).__name__
         for layer in in_pipeline
@@ -203,3 +216,8 @@ def _placement(
             f"Not exactly resumable: {', '.join(stateful)} draws random "
             "numbers that depend on more than the seed and the position."
         )
+
+
+def _name(layer: keras.layers.Layer) -> str:
+    names = [type(part).__name__ for part in parts(layer) or (layer,)]
+    return "+".join(names)

@@ -20,7 +20,11 @@ from framework.registry import AUGMENTATIONS
 
 SIZE = 32
 RANGE = {"value_range": (0, 255)}
+OURS = ["RandomAffine", "RandomColor", "RandomPolicy"]
 ARGUMENTS = {
+    "RandomAffine": {"flip_mode": "vertical", "rotation_factor": 0.2},
+    "RandomColor": {"brightness_factor": 0.5, "contrast_factor": 0.5},
+    "RandomPolicy": {"magnitude": 10},
     "keras.CenterCrop": {"height": SIZE, "width": SIZE},
     "keras.RandAugment": RANGE,
     "keras.RandomBrightness": {"factor": 0.5},
@@ -108,6 +112,7 @@ def slow_but(quick, names):
     "name",
     slow_but(
         (
+            *OURS,
             "keras.AugMix",
             "keras.RandomFlip",
             "keras.RandomRotation",
@@ -118,7 +123,7 @@ def slow_but(quick, names):
             "keras_cv.RandomColorJitter",
             "keras_cv.RandomCutout",
         ),
-        [f"keras_cv.{n}" for n in _KERAS_CV_LAYERS] + keras_layers(),
+        [f"keras_cv.{n}" for n in _KERAS_CV_LAYERS] + keras_layers() + OURS,
     ),
 )
 def test_position_and_seed_determine_the_picture(name, image):
@@ -251,8 +256,13 @@ def compiles(layer):
 @pytest.mark.parametrize(
     "name",
     slow_but(
-        ("keras.RandomFlip", "keras.RandomContrast", "keras.RandomRotation"),
-        keras_layers(),
+        (
+            *OURS,
+            "keras.RandomFlip",
+            "keras.RandomContrast",
+            "keras.RandomRotation",
+        ),
+        keras_layers() + OURS,
     ),
 )
 def test_what_stays_in_a_compiled_model_compiles(name):

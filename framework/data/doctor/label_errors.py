@@ -114,16 +114,17 @@ class LabelChecker:
         remarks = []
         total = sum(map(len, splits.values()))
         share = min(1.0, self.most / max(total, 1))
-        if share < 1:
-            remarks.append(
-                f"Labels were checked of {self.most:,} examples out of "
-                f"{total:,} (doctor.most_labels)."
-            )
         drawn, positions, start = {}, [np.zeros(0, np.int64)], 0
         for name, examples in splits.items():
             drawn[name], chosen = _draw(examples, share, self.seed)
             positions.append(start + chosen)
             start += len(examples)
+        if share < 1:
+            checked = sum(map(len, drawn.values()))
+            remarks.append(
+                f"Labels were checked of {checked:,} examples out of "
+                f"{total:,} (doctor.most_labels)."
+            )
         found = features(
             drawn,
             pipeline,
@@ -135,11 +136,16 @@ class LabelChecker:
         indices = np.concatenate(positions)[found.indices]
         groups = groups[indices]
         small = too_small(found.labels, len(class_names), groups, self.folds)
-        if len(small):
+        if len(np.setdiff1d(found.labels, small)) < 2:
+            remarks.append(
+                f"Labels were not checked: fewer than two classes have "
+                f"{self.folds} readable pictures that differ."
+            )
+        elif len(small):
             names = ", ".join(class_names[label] for label in small)
             remarks.append(
                 f"Labels were not checked in classes of fewer than "
-                f"{self.folds} pictures that differ: {names}."
+                f"{self.folds} readable pictures that differ: {names}."
             )
         ranked = suspects(
             found.values,
@@ -179,12 +185,15 @@ def features(
     Raises:
         UserError: there is no such backbone, or its weights can't be had.
     """
-    extract = _extractor(
-        BACKBONES[backbone](image_size=image_size, weights=weights), image_size
-    )
+    built = BACKBONES[backbone](image_size=image_size, weights=weights)
+    extract = _extractor(built, image_size)
     total = sum(map(len, splits.values()))
-    values, labels, indices, start = [], [], [], 0
+    values = [np.zeros((0, built.model.output_shape[-1]), np.float32)]
+    labels, indices = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    start = 0
     for examples in splits.values():
+        if not len(examples):
+            continue
         for batch in pipeline.evaluation(examples, image_size, batch_size):
             (read,) = np.nonzero(batch["weight"].numpy())
             values.append(extract(batch["image"]).numpy()[read])

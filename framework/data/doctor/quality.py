@@ -5,6 +5,7 @@ cleanvision, https://github.com/cleanlab/cleanvision. It takes a second to
 import, and pandas with it, so that only those who call this pay for it.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from cleanvision.issue_managers.image_property import ImageProperty
 
 # Of a picture with a longer side than this, every n-th pixel tells how bright
-# it is: a seventh of the time, and of 5,500 pictures no verdict changed.
-_SAMPLE = 256
+# it is: a tenth of the time, and of 5,544 pictures one verdict changed.
+_SAMPLE = 128
 # A JPEG is decoded no larger than this needs, where it is not decoded yet.
 _DRAFT = 512
 
@@ -128,6 +129,7 @@ def _reason(
     )
 
 
+@functools.cache
 def _cleanvision() -> tuple[
     dict[str, "ImageProperty"], dict[str, dict[str, float]]
 ]:
