@@ -181,9 +181,9 @@ def test_the_figures_are_those_of_the_findings():
     findings = found(
         [
             *of("unreadable", 3),
-            *of("blurry", 1234, score=0.5),
+            *of("blank", 1234, score=0.5),
             # The same examples again.
-            *(Finding("dark", "train", f"blurry/{i:05}.jpg", 0, "")
+            *(Finding("dark", "train", f"blank/{i:05}.jpg", 0, "")
               for i in range(9)),
             *of("small", 7),
         ],
@@ -204,7 +204,7 @@ def test_the_figures_are_those_of_the_findings():
     for text in (
         verdict(findings),
         "Does not decode lost 3 Training leaves it out",
-        "Blurry warning 1,234 It has no sharp edge",
+        "Blank warning 1,234 Hardly anything",
         "Dark warning 9 Even",
         "Exact duplicate warning 3 sets of 6 examples",
         "and 1,186 more in findings.json",
@@ -222,7 +222,7 @@ def test_the_figures_are_those_of_the_findings():
         "train.doctor = '<run directory>'",
     ):
         assert text in read.text
-    for meaning in ("unreadable", "blurry", "dark", "small"):
+    for meaning in ("unreadable", "blank", "dark", "small"):
         assert KINDS[meaning].meaning in read.text
 
 

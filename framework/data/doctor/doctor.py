@@ -265,8 +265,8 @@ class _Work:
             self._note(
                 suspect.index,
                 "label",
-                f"looks like {names[suspect.suggested]} "
-                f"({suspect.probability:.2f})",
+                f"{'' if suspect.decided else 'perhaps: '}looks like "
+                f"{names[suspect.suggested]} ({suspect.probability:.2f})",
                 suspect.score,
                 suspect.suggested,
             )

@@ -86,7 +86,12 @@ KINDS: dict[str, Kind] = {
     "blank": Kind("Blank", "Hardly anything is on it.", "warning"),
     "dark": Kind("Dark", "Even its brightest parts are dark.", "warning"),
     "light": Kind("Overexposed", "Even its darkest parts are light.", "note"),
-    "blurry": Kind("Blurry", "It has no sharp edge.", "warning"),
+    "blurry": Kind(
+        "Blurry",
+        "Few edges, as cleanvision measures them. Sharp things on a plain "
+        "background have few, too: look before you leave one out.",
+        "note",
+    ),
     "aspect": Kind(
         "Extreme aspect ratio",
         "Squash distorts it, crop cuts much of it off, pad makes it small.",
