@@ -13,7 +13,14 @@ import gin
 import tensorflow as tf
 
 from framework.errors import UserError
-from framework.registry import MODES, OPTIMIZERS, all_names, find, nearest
+from framework.registry import (
+    BACKBONES,
+    MODES,
+    OPTIMIZERS,
+    all_names,
+    find,
+    nearest,
+)
 
 ENTRY_POINTS = "framework.tasks"
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
@@ -181,13 +188,14 @@ class Configuration:
             for name in MODES.parameters(mode)
             if mode != "train" and name in MODES.parameters("train")
         }
+        values = {name: _bound(origin) for name, origin in shared.items()}
         if "image_size" in MODES.parameters(mode):
-            shared["image_size"] = "classifier.image_size"
+            values["image_size"] = _image_size()
         with gin.unlock_config():
-            for name, origin in shared.items():
-                value = _bound(origin)
-                if _bound(f"{mode}.{name}") is None and value is not None:
-                    gin.bind_parameter(f"{mode}.{name}", value)
+            for name, value in values.items():
+                parameter = f"{mode}.{name}"
+                if value is not None and not _is_bound(parameter):
+                    gin.bind_parameter(parameter, value)
 
     def operative(self) -> str:
         """The configuration as used, with the imports it needs to replay."""
@@ -234,6 +242,24 @@ def _bound(parameter: str):
         return gin.query_parameter(parameter)
     except ValueError:
         return None
+
+
+def _is_bound(parameter: str) -> bool:
+    """Whether it is, be it to None."""
+    try:
+        gin.query_parameter(parameter)
+    except ValueError:
+        return False
+    return True
+
+
+def _image_size() -> int | None:
+    """The side of the model's input, as far as the configuration says."""
+    bound = _bound("classifier.image_size")
+    if bound is not None:
+        return bound
+    name = str(_bound("classifier.backbone")).removeprefix("@")
+    return BACKBONES.default(name, "image_size") if name in BACKBONES else None
 
 
 def _mistake(message: str) -> str | None:

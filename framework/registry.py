@@ -131,6 +131,11 @@ class Registry:
             p for p in signature.parameters if p not in self._given[name]
         )
 
+    def default(self, name: str, parameter: str) -> Any:
+        """What a parameter of the thing called `name` is if nobody says."""
+        found = inspect.signature(self._things[name]).parameters[parameter]
+        return None if found.default is found.empty else found.default
+
     def given(self, name: str) -> tuple[str, ...]:
         """What the framework fills in of the thing called `name`."""
         return self._given[name]

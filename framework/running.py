@@ -7,7 +7,9 @@ from rich.console import Console
 
 from framework.configuration import Configuration
 from framework.data.doctor.diagnosis import Diagnosis
+from framework.errors import UserError
 from framework.run_directory import RunDirectory, fingerprint, numbered
+from framework.training.distribution import cluster_resolver
 
 
 def run(
@@ -45,6 +47,13 @@ def run(
     name = configuration.name
     place = name if mode == "train" else f"{name}/{mode}"
     RunDirectory.check(configuration.name, workdir)
+
+    if mode != "train" and cluster_resolver() is not None:
+        raise UserError(
+            f"--mode={mode} works in one process, and the environment names a "
+            "cluster of several workers (TF_CONFIG, or SLURM's variables). "
+            "Start it by itself, without launch or srun."
+        )
 
     def locate() -> RunDirectory:
         return RunDirectory.locate(

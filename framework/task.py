@@ -149,7 +149,7 @@ class Task:
                 ),
                 {"validation": self.validation},
             )
-            for rest, part in train.folds(count, self.seed)
+            for rest, part in train.folds(count, self.seed, data.class_names)
         ]
 
     def _uncut(self, announce: Announce, diagnosis: Diagnosis | None) -> Data:
@@ -169,7 +169,7 @@ class Task:
                 "one called train."
             )
         if diagnosis is not None:
-            splits, remarks = diagnosis.apply(splits)
+            splits, remarks = diagnosis.apply(splits, source.class_names)
             notes += remarks
         return Data(
             source=source.name,

@@ -7,7 +7,7 @@ run to run. Nothing here decodes.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,21 +74,25 @@ class IndexedExamples:
             # the half that is nearer decides.
             behind = np.cumsum(sizes)
             taken = int(np.sum(behind - sizes / 2 <= count - 0.25))
-            if len(sizes) > 1 and count > 0:
-                taken = min(max(taken, 1), len(sizes) - 1)
+            taken = min(max(taken, count > 0), len(sizes) - 1)
             for unit in members[:taken]:
                 in_part[unit] = True
         (rest,), (part,) = np.nonzero(~in_part), np.nonzero(in_part)
         return self.select(rest), self.select(part)
 
     def folds(
-        self, count: int, seed: int
+        self, count: int, seed: int, class_names: Sequence[str]
     ) -> list[tuple["IndexedExamples", "IndexedExamples"]]:
         """Deals out all examples into parts that are alike and disjoint.
 
         Of every class each part gets the same number, as nearly as groups
         allow, which stay together. Who goes where depends on ids and the seed
         alone.
+
+        Args:
+            count: of the parts.
+            seed: of who goes where.
+            class_names: for messages.
 
         Returns:
             of each part (rest, part).
@@ -102,8 +106,8 @@ class IndexedExamples:
         for members, sizes in self._units(seed):
             if len(members) < count:
                 raise UserError(
-                    f"{count} folds are asked for, and the class with the "
-                    f"label {self.labels[members[0][0]]} has "
+                    f"{count} folds are asked for, and the class "
+                    f"{class_names[self.labels[members[0][0]]]} has "
                     f"{len(members)} examples, or groups of them, that may be "
                     "parted; expected at least one a fold. Ask for fewer folds."
                 )
@@ -114,6 +118,14 @@ class IndexedExamples:
                 part[members[i]] = least
                 in_class[least] += sizes[i]
                 filled[least] += sizes[i]
+        for label in np.unique(self.labels):
+            # A class may lie within groups that count for other classes.
+            if len(np.unique(part[self.labels == label])) < 2:
+                raise UserError(
+                    f"All examples of the class {class_names[label]} are in "
+                    "one group, so that none would be left to train on. "
+                    "Expected groups that can be parted, or no folds."
+                )
         return [
             (
                 self.select(np.flatnonzero(part != p)),

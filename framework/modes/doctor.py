@@ -33,6 +33,8 @@ from framework.run_directory import RunDirectory
 from framework.task import Task
 
 _PAGE = "doctor.html"
+# What resizing does is shown at this size, where the model's is not known.
+_SIZE = 224
 
 
 @MODES.register(given=["locate", "console"])
@@ -40,7 +42,7 @@ def doctor(
     locate: Callable[[], RunDirectory],
     task: Task,
     pipeline: Pipeline,
-    image_size: int = 224,
+    image_size: int | None = None,
     likeness: float = 0.985,
     check_quality: bool = True,
     check_labels: bool = True,
@@ -57,7 +59,8 @@ def doctor(
         locate: finds the run's directory.
         task: what the data is.
         pipeline: how pictures are decoded and resized.
-        image_size: side of the model's input in pixels.
+        image_size: side of the model's input in pixels; None where neither
+            the classifier nor its backbone says.
         likeness: from which correlation of their thumbnails on, 0 to 1, two
             pictures count as the same.
         check_quality: look for dark, blurry and blank pictures.
@@ -86,16 +89,18 @@ def doctor(
                 f"doctor.quarantine names {kind!r}; expected kinds among "
                 f"{', '.join(KINDS)}. {nearest(kind, KINDS)}".rstrip()
             )
+    data = task.load(
+        lambda name, reason: console.print(report.stand_in_notice(name, reason))
+    )
+    say(console, report.describe(data))
+    # Before the work: that a place can't be written is known at once.
     run = locate()
     if run.is_finished:
         raise UserError(
             f"{run.path} holds a finished examination. Choose another "
             "--workdir, or leave it out."
         )
-    data = task.load(
-        lambda name, reason: console.print(report.stand_in_notice(name, reason))
-    )
-    say(console, report.describe(data))
+    run.create()
     examiner = Examiner(
         pipeline=pipeline,
         image_size=image_size,
@@ -105,7 +110,7 @@ def doctor(
     )
     with Bar(console) as bar:
         findings = examiner.examine(data, bar.show)
-        pictures = Pictures(data, page.shown(findings), image_size)
+        pictures = Pictures(data, page.shown(findings), image_size or _SIZE)
         # Decoding what is damaged once more, libjpeg complains once more.
         with standard_error_without([b""]):
             html = page.page(
@@ -114,11 +119,13 @@ def doctor(
                 pictures.fits,
                 datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
             )
-    listed = [f for kind in quarantine for f in quarantined(findings, kind)]
-    run.create()
+    # An example that is listed for two reasons is one.
+    listed = {
+        f.id: f for kind in quarantine for f in quarantined(findings, kind)
+    }.values()
     run.write(FINDINGS, dumps(findings))
     run.write(_PAGE, html)
-    run.write(QUARANTINE, quarantine_csv(listed))
+    run.write(QUARANTINE, quarantine_csv(list(listed)))
     run.finish(
         {
             "data": {"source": data.source, "stand_in": data.stand_in},

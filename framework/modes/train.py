@@ -417,6 +417,8 @@ def _with_leaks(
     data: Data, known: Diagnosis | None, honoured: Diagnosis | None
 ) -> Data:
     """The data, with notes on duplicates that its splits part."""
+    if known and not honoured and not known.is_of(data.splits):
+        known = None
     notes = known.leak_remarks(data.splits) if known else ()
     if known and not honoured and (notes or known.quarantine):
         notes += (
@@ -448,9 +450,15 @@ def _cross_validate(
             say(console, f"Fold {number} of {len(parts)}.")
             _announce(console, data)
             # Each fold begins with callbacks that remember nothing.
-            fold = dataclasses.replace(
-                training, callbacks=copy.deepcopy(training.callbacks)
-            )
+            try:
+                callbacks = copy.deepcopy(training.callbacks)
+            except TypeError as error:
+                raise UserError(
+                    f"train.folds is bound, and of train.callbacks no copy can "
+                    f"be made for each fold: {error}. Expected callbacks that "
+                    "hold no files and locks before training begins."
+                ) from error
+            fold = dataclasses.replace(training, callbacks=callbacks)
             place = functools.partial(locate_fold, f"fold-{number}")
             results.append(fold.on(data, world, console, place, fingerprint))
         summary = world.chief_does(lambda: _pool(console, whole, results))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from framework.data.doctor.diagnosis import Diagnosis
+from framework.data.doctor.examine import digest
 from framework.data.doctor.findings import (
     Cluster,
     Finding,
@@ -16,6 +17,7 @@ from framework.data.doctor.findings import (
     quarantine_csv,
     quarantined,
 )
+from framework.data.doctor.survey import read_encoded
 from framework.data.source import StreamedExamples
 from framework.errors import UserError
 from framework.task import Task
@@ -42,6 +44,7 @@ def findings(*clusters, found=()):
     )
 
 
+CLASSES = ("dark", "bright")
 LOST = Finding("unreadable", "train", "train/4", 0, 'empty, "so to say"\n')
 
 
@@ -55,6 +58,7 @@ def directory(tmp_path):
     )
     (tmp_path / "findings.json").write_text(dumps(found))
     (tmp_path / "quarantine.csv").write_text(quarantine_csv(found.findings))
+    (tmp_path / "summary.json").write_text("{}")
     return tmp_path
 
 
@@ -91,7 +95,7 @@ def test_groups_of_the_source_and_of_duplicates_become_one(arrays, directory):
     source = dataclasses.replace(
         arrays, splits={"train": dataclasses.replace(train, groups=groups)}
     )
-    splits, _ = Diagnosis.read(str(directory)).apply(source.splits)
+    splits, _ = Diagnosis.read(str(directory)).apply(source.splits, CLASSES)
     found = dict(zip(splits["train"].ids, splits["train"].groups, strict=True))
     chain = ["train/0", "train/2", "train/6", "train/8", "train/10"]
     assert len({found[i] for i in chain}) == 1
@@ -140,17 +144,17 @@ def test_a_source_s_own_test_split_is_left_alone_by_folds(arrays):
 
 
 def test_what_can_not_be_honoured_is_refused(arrays, directory, tmp_path):
-    with pytest.raises(UserError, match="--mode=doctor wrote"):
+    with pytest.raises(UserError, match="finished --mode=doctor"):
         Diagnosis.read(str(tmp_path / "nowhere"))
     diagnosis = Diagnosis.read(str(directory))
     stream = StreamedExamples(5, None, None, 1)
     with pytest.raises(UserError, match="test split is streamed"):
-        diagnosis.apply({**arrays.splits, "test": stream})
+        diagnosis.apply({**arrays.splits, "test": stream}, CLASSES)
     all_of_them = dataclasses.replace(
         diagnosis, quarantine={i: "" for i in arrays.splits["train"].ids}
     )
     with pytest.raises(UserError, match="All 40 examples"):
-        all_of_them.apply(arrays.splits)
+        all_of_them.apply(arrays.splits, CLASSES)
     (directory / "quarantine.csv").write_text("file\nx\n")
     with pytest.raises(UserError, match="columns file; expected path and"):
         Diagnosis.read(str(directory))
@@ -160,6 +164,42 @@ def test_what_can_not_be_honoured_is_refused(arrays, directory, tmp_path):
     )
     with pytest.raises(UserError, match="Run it again"):
         Diagnosis.read(str(directory))
+
+
+def test_findings_on_other_data_are_refused(arrays, directory):
+    train = arrays.splits["train"]
+    diagnosis = Diagnosis.read(str(directory))
+    contents = list(read_encoded(train))
+    sample = {
+        str(train.ids[at]): digest(contents[at]).hex() for at in range(0, 40, 4)
+    }
+    knowing = dataclasses.replace(
+        diagnosis,
+        findings=dataclasses.replace(diagnosis.findings, sample=sample),
+    )
+    assert knowing.is_of(arrays.splits)
+    # Some may have gone, or been mended.
+    assert knowing.is_of({"train": train.select(np.arange(30))})
+    other = dataclasses.replace(train, rows=train.rows[::-1])
+    assert not knowing.is_of({"train": other})
+    with pytest.raises(UserError, match="findings on other data"):
+        knowing.apply({"train": other}, CLASSES)
+    renamed = dataclasses.replace(train, ids=train.ids + ".png")
+    assert not knowing.is_of({"train": renamed})
+    with pytest.raises(UserError, match="with the classes dark, bright"):
+        diagnosis.apply(arrays.splits, ("bright", "dark"))
+
+
+def test_an_unfinished_examination_is_none(directory):
+    (directory / "summary.json").unlink()
+    with pytest.raises(UserError, match="finished --mode=doctor"):
+        Diagnosis.read(str(directory))
+
+
+def test_a_spreadsheet_s_mark_is_no_column(directory):
+    path = directory / "quarantine.csv"
+    path.write_text("\ufeff" + path.read_text())
+    assert "train/4" in Diagnosis.read(str(directory)).quarantine
 
 
 def test_the_newest_that_can_be_read_is_at_hand(directory, tmp_path):

@@ -153,7 +153,7 @@ def test_folds_are_alike_disjoint_and_part_no_group():
     rng = np.random.default_rng(0)
     number = rng.integers(0, 60, 300)
     examples = grouped([f"g{n}" for n in number], number % 2)
-    folds = examples.folds(5, seed=1)
+    folds = examples.folds(5, 1, ("a", "b"))
     parts = [part for _, part in folds]
     assert sorted(i for p in parts for i in p.ids) == sorted(examples.ids)
     assert all(len(places) == 1 for places in sides(parts).values())
@@ -162,12 +162,26 @@ def test_folds_are_alike_disjoint_and_part_no_group():
         assert len(rest) + len(part) == 300
         share = np.bincount(part.labels) / np.bincount(examples.labels)
         assert np.abs(share - 0.2).max() < 0.04
-    again = examples.select(rng.permutation(300)).folds(5, seed=1)
+    again = examples.select(rng.permutation(300)).folds(5, 1, ("a", "b"))
     assert set(again[2][1].ids) == set(parts[2].ids)
-    assert set(examples.folds(5, seed=2)[2][1].ids) != set(parts[2].ids)
+    assert set(examples.folds(5, 2, ("a", "b"))[2][1].ids) != set(parts[2].ids)
 
 
 def test_more_folds_than_a_class_has_examples_are_refused():
     examples = grouped(["a", "a", "b", "", ""], [0, 0, 0, 1, 1])
-    with pytest.raises(UserError, match=r"3 folds .* label 0 has 2"):
-        examples.folds(3, seed=0)
+    with pytest.raises(UserError, match=r"3 folds .* class a has 2"):
+        examples.folds(3, 0, ("a", "b"))
+
+
+def test_a_class_that_is_one_group_stays_in_training():
+    examples = grouped(["a"] * 10 + [""] * 10, [0] * 10 + [1] * 10)
+    rest, part = examples.cut(0.6, seed=0)
+    assert np.bincount(rest.labels).tolist() == [10, 4]
+    assert part.labels.tolist() == [1] * 6
+
+
+def test_a_class_within_the_groups_of_another_is_not_lost_to_folds():
+    # The only pictures of class 1 stand behind one of class 0, in one group.
+    examples = grouped(["g", "g", "g", "", "", ""], [0, 1, 1, 0, 0, 0])
+    with pytest.raises(UserError, match="class b are in one group"):
+        examples.folds(2, 0, ("a", "b"))

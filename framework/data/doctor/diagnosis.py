@@ -13,12 +13,15 @@ import tensorflow as tf
 
 from framework.console import some
 from framework.data.doctor.duplicates import components
+from framework.data.doctor.examine import digest
 from framework.data.doctor.findings import Cluster, Findings, once
+from framework.data.doctor.survey import read_encoded
 from framework.data.source import Examples, IndexedExamples
 from framework.errors import UserError
 
 FINDINGS = "findings.json"
 QUARANTINE = "quarantine.csv"
+_COMPLETE = "summary.json"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,15 +47,16 @@ class Diagnosis:
         """
         try:
             texts = []
-            for name in (FINDINGS, QUARANTINE):
+            # The last one, since it is written last.
+            for name in (FINDINGS, QUARANTINE, _COMPLETE):
                 path = os.path.join(directory, name)
                 with tf.io.gfile.GFile(path, "r") as file:
                     texts.append(file.read())
         except (OSError, tf.errors.OpError, UnicodeDecodeError) as error:
             raise UserError(
-                f"train.doctor is {directory!r}, where {FINDINGS} and "
-                f"{QUARANTINE} can't be read: {error}. Expected the run "
-                "directory that --mode=doctor wrote."
+                f"train.doctor is {directory!r}, where {FINDINGS}, "
+                f"{QUARANTINE} and {_COMPLETE} can't all be read: {error}. "
+                "Expected the run directory of a finished --mode=doctor."
             ) from error
         try:
             findings = Findings.from_json(json.loads(texts[0]))
@@ -71,20 +75,42 @@ class Diagnosis:
                 return cls.read(directory)
         return None
 
+    def is_of(self, splits: Mapping[str, Examples]) -> bool:
+        """Whether these examples are those that were examined, by a sample.
+
+        One may have added, removed and mended some. Of streamed splits nothing
+        is known.
+        """
+        sample = self.findings.sample
+        same = known = 0
+        for examples in splits.values():
+            if not isinstance(examples, IndexedExamples):
+                return True
+            at = [n for n, i in enumerate(examples.ids) if i in sample]
+            chosen = examples.select(np.array(at, int))
+            for example_id, content in zip(
+                chosen.ids, read_encoded(chosen), strict=True
+            ):
+                known += 1
+                same += digest(content).hex() == sample[example_id]
+        return not sample or 2 * same > max(known, len(sample) // 2)
+
     def apply(
-        self, splits: Mapping[str, Examples]
+        self, splits: Mapping[str, Examples], class_names: Sequence[str]
     ) -> tuple[dict[str, Examples], tuple[str, ...]]:
         """Leaves out the quarantined; makes groups of duplicates.
 
         Args:
             splits: as the source gives them.
+            class_names: the source's.
 
         Returns:
             the splits without the quarantined examples, duplicates of each
             other in one group; and remarks for the user.
 
         Raises:
-            UserError: the splits can't be indexed, or nothing is left of one.
+            UserError: other data was examined, the splits can't be indexed,
+                or nothing is left of one.
         """
         streamed = [
             name
@@ -97,6 +123,15 @@ class Diagnosis:
                 "is streamed, so that no example can be left out of it. "
                 "Leave them out when it is written (--mode=prepare with "
                 "prepare.doctor), or hold it in memory (in_memory_bytes)."
+            )
+        if tuple(class_names) != self.findings.class_names or not self.is_of(
+            splits
+        ):
+            raise UserError(
+                f"{self.directory} holds findings on other data than this: "
+                f"{self.findings.source}, with the classes "
+                f"{some(self.findings.class_names)}. Expected those on the "
+                "very same pictures; run --mode=doctor on them."
             )
         kept, removed = {}, 0
         for name, examples in splits.items():
@@ -186,11 +221,13 @@ class Diagnosis:
 
 def _quarantine(directory: str, text: str) -> dict[str, str]:
     path = os.path.join(directory, QUARANTINE)
+    # Spreadsheets like to put a mark in front.
+    text = text.removeprefix("\ufeff")
     reader = csv.DictReader(io.StringIO(text, newline=""))
     if not {"path", "reason"} <= set(reader.fieldnames or ()):
         raise UserError(
             f"{path} has the columns {', '.join(reader.fieldnames or ())}; "
-            "expected path and reason in its first line."
+            "expected path and reason in its first line, with a comma between."
         )
     return {row["path"]: row["reason"] or "" for row in reader if row["path"]}
 

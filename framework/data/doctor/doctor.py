@@ -21,6 +21,10 @@ from framework.data.doctor.survey import Survey, examine_all, survey
 from framework.data.pipeline import Pipeline
 from framework.task import Data
 
+# So many examples tell this data from other.
+_SAMPLE = 64
+# A cluster with a larger share of all pictures says that they all look alike.
+_MOST_ALIKE = 0.2
 _QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
 # What is under way, and how much of it is done: (title, done, total).
@@ -33,7 +37,8 @@ class Examiner:
 
     Attributes:
         pipeline: how pictures are decoded and resized.
-        image_size: side of the model's input in pixels.
+        image_size: side of the model's input in pixels; None where that is
+            not known, and nothing is said of what depends on it.
         likeness: from which correlation of their thumbnails on two pictures
             count as the same.
         check_quality: look for dark, blurry and blank pictures.
@@ -41,7 +46,7 @@ class Examiner:
     """
 
     pipeline: Pipeline
-    image_size: int
+    image_size: int | None
     likeness: float = 0.985
     check_quality: bool = True
     label_checker: "label_errors.LabelChecker | None" = None
@@ -98,6 +103,7 @@ class _Work:
             sizes=_sizes([e for e in seen if e.width and e.decodes]),
             findings=tuple(self._found),
             clusters=self._in_order(clusters),
+            sample=self._sample(),
             remarks=tuple(self._remarks),
             seconds=self._seconds,
         )
@@ -203,6 +209,13 @@ class _Work:
         near = duplicates.near(
             seen.thumbnails[compared], self._examiner.likeness
         )
+        largest = max(map(len, near), default=0)
+        if largest > _MOST_ALIKE * len(seen):
+            self._remarks.append(
+                f"{largest:,} of {len(seen):,} pictures are one cluster of "
+                "near duplicates: in this data different pictures look alike, "
+                f"and doctor.likeness = {self._examiner.likeness} is too low."
+            )
         return [("exact_duplicate", cluster) for cluster in exact] + [
             (
                 "near_duplicate",
@@ -270,6 +283,15 @@ class _Work:
                 suspect.score,
                 suspect.suggested,
             )
+
+    def _sample(self) -> dict[str, str]:
+        seen = self._seen
+        read = [at for at, e in enumerate(seen.examinations) if e.digest]
+        places = np.linspace(0, len(read) - 1, min(len(read), _SAMPLE))
+        return {
+            seen.ids[read[at]]: seen.examinations[read[at]].digest.hex()
+            for at in places.astype(int)
+        }
 
     def _counts(self) -> dict[str, list[int]]:
         seen = self._seen

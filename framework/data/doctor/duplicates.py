@@ -13,10 +13,11 @@ _FLAT = 2.0
 # Coordinates of the tree: the coarsest of a thumbnail's frequencies, where
 # photographs differ most.
 _COORDINATES = 16
-# How many thumbnails are looked up at a time, and how many pairs are compared:
-# bounds on memory, of some 100 MB.
+# How many thumbnails are looked up, how many pairs of neighbours are held, and
+# how many of them are compared at a time: bounds on memory, of some 100 MB.
 _CHUNK = 512
-_PAIRS = 100_000
+_PAIRS = 1_000_000
+_COMPARED = 50_000
 
 
 def exact(digests: Sequence[bytes]) -> list[np.ndarray]:
@@ -69,29 +70,73 @@ def near(
     tree = scipy.spatial.cKDTree(coordinates)
     # Of vectors of length 1: |a - b|^2 = 2 - 2 a.b; and what rounding takes.
     radius = np.sqrt(2 * (1 - likeness)) + 1e-4
-    edges = [np.zeros((2, 0), int)]
+    # By picture: the cluster found so far. Pairs inside of one are not compared
+    # again, so that a thousand frames of one scene cost no million comparisons.
+    cluster = np.arange(len(shown))
     for start in range(0, len(shown), batch):
-        found = tree.query_ball_point(
-            coordinates[start : start + batch],
-            radius,
-            return_sorted=False,
-            workers=-1,
+        rows = np.arange(start, min(start + batch, len(shown)))
+        count = tree.query_ball_point(
+            coordinates[rows], radius, return_length=True, workers=-1
         )
-        first = np.repeat(
-            np.arange(start, start + len(found)), [len(f) for f in found]
-        )
-        second = np.concatenate([np.asarray(f, int) for f in found])
-        first, second = first[first < second], second[first < second]
-        for begin in range(0, len(first), _PAIRS):
-            one = first[begin : begin + _PAIRS]
-            other = second[begin : begin + _PAIRS]
-            alike = np.einsum(
+        # Itself each of them finds.
+        rows, count = rows[count > 1], count[count > 1]
+        if not len(rows):
+            continue
+        parts = np.cumsum(count) // _PAIRS
+        for part in np.split(rows, np.flatnonzero(np.diff(parts)) + 1):
+            pairs = _alike(tree, coordinates, radius, part, cluster)
+            one, other = shown[pairs]
+            alike = _correlation(pixels, one, other) >= likeness
+            if alike.any():
+                cluster = _merged(cluster, pairs[:, alike])
+    own = np.arange(len(shown))
+    return [shown[c] for c in components(len(shown), np.stack([cluster, own]))]
+
+
+def _alike(
+    tree: scipy.spatial.cKDTree,
+    coordinates: np.ndarray,
+    radius: float,
+    rows: np.ndarray,
+    cluster: np.ndarray,
+) -> np.ndarray:
+    """`[2, E]` pairs that may be alike, of different clusters so far."""
+    found = tree.query_ball_point(
+        coordinates[rows], radius, return_sorted=False, workers=-1
+    )
+    first = np.repeat(rows, [len(f) for f in found])
+    second = np.concatenate([np.asarray(f, int) for f in found])
+    new = (first < second) & (cluster[first] != cluster[second])
+    return np.stack([first[new], second[new]])
+
+
+def _correlation(
+    pixels: np.ndarray, one: np.ndarray, other: np.ndarray
+) -> np.ndarray:
+    """`[E]`, of uint8 `[N, S * S]`, between `one` and `other`."""
+    return np.concatenate(
+        [
+            np.einsum(
                 "ij,ij->i",
-                _normalized(pixels[shown[one]]),
-                _normalized(pixels[shown[other]]),
+                _normalized(pixels[one[at : at + _COMPARED]]),
+                _normalized(pixels[other[at : at + _COMPARED]]),
             )
-            edges.append(np.stack([one, other])[:, alike >= likeness])
-    return [shown[c] for c in components(len(shown), np.concatenate(edges, 1))]
+            for at in range(0, max(len(one), 1), _COMPARED)
+        ]
+    )
+
+
+def _merged(cluster: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """The clusters, by picture, when these pairs are in one each."""
+    edges = np.concatenate([pairs, [cluster, np.arange(len(cluster))]], axis=1)
+    graph = scipy.sparse.coo_matrix(
+        (np.ones(edges.shape[1], bool), tuple(edges)), (len(cluster),) * 2
+    )
+    _, part = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    # Named by its first picture, as at the beginning.
+    first = np.full(part.max() + 1, len(cluster))
+    np.minimum.at(first, part, np.arange(len(cluster)))
+    return first[part]
 
 
 def components(count: int, pairs: np.ndarray) -> list[np.ndarray]:

@@ -187,6 +187,8 @@ class Findings:
         findings: by kind in the order of `KINDS`, then by score, then by
             split and id. Duplicates are in `clusters` and not here.
         clusters: duplicates, those across splits and classes first.
+        sample: of some examples, by id, the digest of their bytes: by it one
+            knows the data again.
         remarks: which checks were left out, and why.
         seconds: how long each part took.
     """
@@ -199,6 +201,7 @@ class Findings:
     sizes: Mapping[str, Sequence[float]]
     findings: tuple[Finding, ...]
     clusters: tuple[Cluster, ...]
+    sample: Mapping[str, str] = dataclasses.field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
@@ -254,7 +257,8 @@ def once(clusters: Sequence[Cluster]) -> list[Cluster]:
     return [
         cluster
         for cluster in clusters
-        if cluster.kind == "near_duplicate" or cluster.members[0].id not in near
+        if cluster.kind == "near_duplicate"
+        or any(member.id not in near for member in cluster.members)
     ]
 
 

@@ -14,7 +14,10 @@ Verdict = tuple[str, str, float]
 
 
 def judge(
-    width: int, height: int, thumbnail: np.ndarray | None, image_size: int
+    width: int,
+    height: int,
+    thumbnail: np.ndarray | None,
+    image_size: int | None,
 ) -> list[Verdict]:
     """Says of a picture whether its sides or its subject ask for care.
 
@@ -23,7 +26,7 @@ def judge(
         height: likewise.
         thumbnail: uint8 `[S, S]` grey 0..255 of the whole picture, squashed;
             None where there is none.
-        image_size: side of the model's input in pixels.
+        image_size: side of the model's input in pixels; None if unknown.
 
     Returns:
         (kind, reason, score); the lower a score the worse.
@@ -31,17 +34,21 @@ def judge(
     verdicts = []
     longer, shorter = max(width, height), min(width, height)
     if longer > EXTREME_ASPECT * shorter:
-        small = max(1, round(image_size * shorter / longer))
+        left = ""
+        if image_size:
+            small = max(1, round(image_size * shorter / longer))
+            left = f", pad leaves {small} of {image_size} pixels"
         verdicts.append(
             (
                 "aspect",
                 f"{width} x {height}: squash stretches it "
                 f"{longer / shorter:.1f} times, crop cuts off "
-                f"{1 - shorter / longer:.0%} of it, pad leaves {small} of "
-                f"{image_size} pixels",
+                f"{1 - shorter / longer:.0%} of it{left}",
                 shorter / longer,
             )
         )
+    if not image_size:
+        return verdicts
     if longer < image_size:
         verdicts.append(
             (
