@@ -135,7 +135,7 @@ def decodes(content: bytes) -> bool:
 
 @pytest.mark.parametrize(
     ("good", "damaged"),
-    [(50, 200), pytest.param(500, 2000, marks=pytest.mark.slow)],
+    [(24, 96), pytest.param(500, 2000, marks=pytest.mark.slow)],
 )
 def test_damage_is_found_the_good_are_not_accused_and_training_goes_on(
     in_tmp, good, damaged

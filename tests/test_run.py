@@ -1,5 +1,6 @@
 """Whole runs, from Python and from the command line."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -632,7 +633,9 @@ def test_every_gin_file_builds_and_runs(in_tmp, some_pictures, name):
         written = ["prepare.directory = 'shards'", root]
         framework.run("gin/folder.gin", written, mode="prepare")
         bindings.append("Prepared.directory = 'shards'")
-    with tfds.testing.mock_data(num_examples=16):
+    # TFDS's mock would take the place of what was really written, too.
+    mocked = tfds.testing.mock_data(num_examples=16)
+    with contextlib.nullcontext() if name == "prepared.gin" else mocked:
         result = framework.run(f"gin/{name}", bindings)
     assert not result.summary["data"]["stand_in"]
     assert len(result.history.epochs) <= 2

@@ -28,8 +28,17 @@ _NAMES_IN_NOTES = 3
 # What the entries of a folder are; others have a reason why they are neither.
 _FILE, _FOLDER = "file", "folder"
 
-# What a terminal or a line of a table would take for more than a name.
-_CONTROLS = {c: f"\\x{c:02x}" for c in (*range(32), *range(127, 160))}
+# What a terminal or a table would take for more than a name: controls, ends of
+# lines and what turns the direction of reading.
+_CONTROLS = {
+    c: chr(c).encode("unicode_escape").decode()
+    for c in (
+        *range(32),
+        *range(127, 160),
+        *range(0x2028, 0x202F),
+        *range(0x2066, 0x206A),
+    )
+}
 
 
 @SOURCES.register()

@@ -22,7 +22,9 @@ A few bytes can promise any number of pixels. What a header promises is compared
 with `MAX_PIXELS` before anything of that size is allocated.
 """
 
+import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -49,18 +51,8 @@ _REACH = 1 << 18
 # How much of a GIF is read: more than noise of `MAX_PIXELS` takes.
 _GIF_REACH = 1 << 28
 # How many of its sub-blocks are passed in one step, and in how many steps.
-_GIF_STRIDE = 1 << 10
+_GIF_STRIDE = 1 << 8
 _GIF_STEPS = 1 << 16
-
-_ORIENTATION_TAG = 0x0112
-
-# A JPEG that begins with a JFIF header of 16 bytes, whatever is in it, and has
-# the tables (FFDB) right behind: no EXIF.
-_PLAIN_JPEG = np.zeros(22, np.uint8)
-_PLAIN_JPEG[:6] = list(b"\xff\xd8\xff\xe0\x00\x10")
-_PLAIN_JPEG[20:] = list(b"\xff\xdb")
-_PLAIN_JPEG_MASK = np.where(_PLAIN_JPEG > 0, 255, 0).astype(np.uint8)
-_PLAIN_JPEG_MASK[4] = 255
 
 
 @tf.autograph.experimental.do_not_convert
@@ -79,11 +71,12 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
             more than `MAX_PIXELS`.
     """
     encoded = tf.convert_to_tensor(encoded, tf.string)
-    # Nearly every picture is a JPEG of which the first few bytes show that it
-    # says nothing of its orientation: it pays to ask this first and cheaply.
+    # Nearly every picture is a JPEG whose first bytes show that it is no larger
+    # than it may be and says nothing of its orientation: it pays to ask this
+    # first and cheaply.
     image = tf.cond(
         _is_plain_jpeg(encoded),
-        lambda: _decode_plain_jpeg(encoded),
+        lambda: tf.io.decode_jpeg(encoded, channels=3),
         lambda: _decode_any(encoded),
     )
     return tf.ensure_shape(image, [None, None, 3])
@@ -256,41 +249,89 @@ def _pixels_there(image: tf.Tensor) -> list[tf.Operation]:
     return [] if check is None else [check]
 
 
-# Decoding.
+# Decoding. An operation costs up to 1 % of a small picture where it runs, and a
+# little where it does not, since `tf.data` copies the graph for every few
+# pictures. Hence the tables.
+
+
+def _plain_jpeg(*tables: int) -> tuple[bytes, bytes]:
+    """The start of a JPEG, and which of its bits matter.
+
+    Behind a JFIF header of 16 bytes, whatever is in it, lie tables (FFDB) of
+    these lengths, hence no EXIF, and the frame (FFC0, or FFC2 if progressive),
+    less than 2^13 pixels high and 2^14 wide: `MAX_PIXELS` at most.
+    """
+    start, mask = b"\xff\xd8\xff\xe0\0\x10" + bytes(14), b"\xff" * 6 + bytes(14)
+    for length in tables:
+        start += b"\xff\xdb" + length.to_bytes(2, "big") + bytes(length - 2)
+        mask += b"\xff" * 4 + bytes(length - 2)
+    # Of the frame: its length and precision (3 bytes), height, width.
+    start += b"\xff\xc0" + bytes(3) + bytes(4)
+    mask += b"\xff\xfd" + bytes(3) + b"\xe0\0\xc0\0"
+    return start.ljust(167, b"\0"), mask.ljust(167, b"\0")
+
+
+# The tables for brightness and for color have a segment each, or share one; a
+# grey picture has one table.
+_PLAIN_JPEGS, _PLAIN_JPEG_MASKS = (
+    np.array([list(part) for part in parts], np.uint8)
+    for parts in zip(
+        _plain_jpeg(67, 67), _plain_jpeg(132), _plain_jpeg(67), strict=True
+    )
+)
 
 
 def _is_plain_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    """Whether it is a JPEG with the usual header and then the tables."""
-    # Few operations, since each costs 1 % of the decoding.
-    start = _start(encoded, len(_PLAIN_JPEG))
-    return tf.reduce_all(
-        tf.bitwise.bitwise_and(start, _PLAIN_JPEG_MASK) == _PLAIN_JPEG
-    )
+    """Whether it is a JPEG as most programs write it, with nothing to heed."""
+    start = _start(encoded, 167)
+    fits = tf.bitwise.bitwise_and(start, _PLAIN_JPEG_MASKS) == _PLAIN_JPEGS
+    return tf.reduce_any(tf.reduce_all(fits, axis=1))
 
 
-# Not inlined: TensorFlow would visit each of its 200 operations, only to skip
-# it, for every picture that does not come here (80 us; decoding takes 450).
+# Not inlined: TensorFlow would visit each of its operations, only to skip it,
+# for every picture that does not come here.
 @tf.function(
     input_signature=[tf.TensorSpec([], tf.string)],
     autograph=False,
     experimental_attributes={"_noinline": True},
 )
 def _decode_any(encoded: tf.Tensor) -> tf.Tensor:
-    kinds = [
-        (b"\xff\xd8\xff", _decode_jpeg),
-        (b"RIFF", _decode_webp),
-        (b"BM", _decode_bmp),
-        (b"GIF8", _decode_gif),
-    ]
-    image = functools.partial(_decode_png, encoded)
-    for start, decoder in kinds:
-        image = functools.partial(
-            tf.cond,
-            tf.strings.substr(encoded, 0, len(start)) == start,
-            functools.partial(decoder, encoded),
-            image,
+    """Finds out the kind and size of a file and lets its decoder work."""
+    header = _start(encoded, _HEADER)
+    fits = tf.bitwise.bitwise_and(header, _MASKS) == _STARTS
+    fits = tf.reduce_all(fits, axis=1)
+    kind = tf.argmax(tf.cast(fits, tf.uint8))  # The first that fits.
+    is_known = _check(
+        tf.reduce_any(fits),
+        "Expected a JPEG, PNG, GIF, WebP or uncompressed BMP file.",
+    )
+    sides = tf.gather(header, tf.gather(_PLACES, kind))  # [2, 4]
+    unit, limit, less = tf.unstack(tf.gather(_SCALES, kind))
+    sides = _little_endian(sides) // unit % limit + less  # [2]
+    # A BMP with a height below 0 begins with the upper row.
+    sides = tf.minimum(sides, 2**32 - sides)
+    decoders = list(dict.fromkeys(kind.decode for kind in _KINDS))
+    decoder = tf.gather([decoders.index(kind.decode) for kind in _KINDS], kind)
+    with tf.control_dependencies(is_known + _check_sides(sides)):
+        return tf.switch_case(
+            decoder, [functools.partial(d, encoded) for d in decoders]
         )
-    return image()
+
+
+def _check(condition: tf.Tensor, message: str) -> list[tf.Operation]:
+    """What has to run before whatever takes the condition for granted."""
+    # Of a text alone TensorFlow makes one operation, of numbers many.
+    check = tf.debugging.Assert(condition, [message])
+    return [] if check is None else [check]
+
+
+def _check_sides(sides: tf.Tensor) -> list[tf.Operation]:
+    """The check that height and width, int64 `[2]`, are not too large."""
+    # Below 2^32, and so cut that the product does not overflow.
+    pixels = tf.reduce_prod(tf.minimum(sides, 2**31))
+    return _check(
+        pixels <= MAX_PIXELS, f"Expected at most {MAX_PIXELS} pixels."
+    )
 
 
 def _decode(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
@@ -299,40 +340,37 @@ def _decode(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
     )
 
 
-def _check(condition: tf.Tensor, message: str) -> list[tf.Operation]:
-    """What has to run before whatever takes the condition for granted."""
-    # Of a text alone TensorFlow makes one operation, of numbers several.
-    check = tf.debugging.Assert(condition, [message])
-    return [] if check is None else [check]
+def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes a WebP file that may have alpha, but no animation."""
+    return _decode(encoded, channels=0)[..., :3]
 
 
-def _check_sides(sides: tf.Tensor) -> list[tf.Operation]:
-    """The check that there are not too many pixels.
+def _decode_animation(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes the first frame of an animated WebP file."""
+    # TensorFlow always writes 4 channels and is content only where the header
+    # speaks of alpha, so the header is made to. (Other bits of this byte tell
+    # of metadata, which nobody reads here.)
+    parts = [
+        tf.strings.substr(encoded, 0, 20),
+        b"\x12",
+        tf.strings.substr(encoded, 21, tf.strings.length(encoded)),
+    ]
+    return _decode(tf.strings.join(parts), channels=4)[..., :3]
 
-    Args:
-        sides: int64 `[2]`, height and width, as the header has them.
-    """
-    # Below 2^32, and so cut that the product does not overflow.
-    pixels = tf.reduce_prod(tf.minimum(sides, 1 << 31))
-    return _check(
-        pixels <= MAX_PIXELS,
-        f"Expected an image of at most {MAX_PIXELS} pixels.",
+
+def _decode_palette(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes a BMP file of 8 bits through its palette."""
+    indices = _decode(encoded)[..., 0]  # [H, W]
+    header = _start(encoded, _HEADER)
+    # Behind the second header, whose size it tells; 0 colors are all 256.
+    begin = 14 + _little_endian(header[14:18])
+    colors = _little_endian(header[46:50])
+    colors += tf.where(colors == 0, tf.constant(256, tf.int64), 0)
+    palette = tf.io.decode_raw(
+        _between(encoded, begin, begin + 4 * colors), tf.uint8
     )
-
-
-def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes a PNG file. The format: https://www.w3.org/TR/png-3"""
-    start = _start(encoded, 24)
-    # TensorFlow knows more formats, JPEG XL for one, whose headers nobody
-    # would have looked into.
-    is_png = _check(
-        tf.reduce_all(start[:4] == list(b"\x89PNG")),
-        "Expected a JPEG, PNG, GIF, BMP or WebP file, received another.",
-    )
-    height = _little_endian(start[23:19:-1])
-    width = _little_endian(start[19:15:-1])
-    with tf.control_dependencies(is_png + _check_sides([height, width])):
-        return _decode(encoded)
+    palette = tf.reshape(palette, [-1, 4])[:, 2::-1]  # BGR0 -> RGB
+    return tf.gather(palette, tf.cast(indices, tf.int32))
 
 
 def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
@@ -343,24 +381,20 @@ def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
     of one byte and as many bytes, up to the length 0. The format:
     https://www.w3.org/Graphics/GIF/spec-gif89a.txt
     """
-    data = tf.io.decode_raw(tf.strings.substr(encoded, 0, _GIF_REACH), tf.uint8)
-    size = tf.size(data, out_type=tf.int64)
-    # What is read beyond the end is zero.
-    data = tf.concat([data, tf.zeros([16], tf.uint8)], axis=0)
+    data, size = _bytes(encoded, _GIF_REACH)
 
     def byte(at):
-        return tf.cast(data[tf.minimum(at, size)], tf.int64)
+        return tf.cast(tf.gather(data, at), tf.int64)
 
-    def palette(flags):
-        colors = tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8)
-        return tf.where(flags >= 0x80, 3 * colors, 0)
+    def palette(at):
+        return tf.gather(_GIF_PALETTES, byte(at))
 
     def step(at):
         # Nearly always many of one length come in a row.
         whole = byte(at) + 1
-        row = data[at : at + _GIF_STRIDE * whole : whole]
-        others = tf.concat([row != data[at], [True]], axis=0)
-        count = tf.argmax(tf.cast(others, tf.uint8))
+        places = tf.minimum(at + whole * np.arange(_GIF_STRIDE), size)
+        alike = tf.gather(data, places) == tf.gather(data, at)
+        count = tf.reduce_sum(tf.math.cumprod(tf.cast(alike, tf.int64)))
         return [tf.minimum(at + count * whole, size)]
 
     def behind(at):
@@ -370,138 +404,41 @@ def _decode_gif(encoded: tf.Tensor) -> tf.Tensor:
         )
         return last[0] + 1
 
-    header = 13 + palette(byte(tf.constant(10, tf.int64)))
+    header = 13 + palette(10)
     frame = tf.while_loop(
         lambda at: tf.logical_and(byte(at) == 0x21, at < _REACH),
         lambda at: [behind(at + 2)],
         [header],
     )[0]
-    is_there = _check(byte(frame) == 0x2C, "Expected a GIF file with an image.")
-    sides = tf.reshape(data[frame + 5 : frame + 9], [4])
-    sides = tf.stack([_little_endian(sides[2:]), _little_endian(sides[:2])])
-    end = behind(frame + 11 + palette(byte(frame + 9)))
-
-    alone = tf.strings.join(
-        [
-            _between(encoded, 0, header),
-            # In place of the 4 bytes that say where the frame lies on the
-            # canvas: being the only one, it makes the canvas.
-            b",\0\0\0\0",
-            _between(encoded, frame + 5, end),
-            b";",
-        ]
-    )
-    with tf.control_dependencies(is_there + _check_sides(sides)):
+    is_frame = _check(byte(frame) == 0x2C, "Expected a GIF with an image.")
+    sides = tf.reshape(byte(frame + np.arange(5, 9)), [2, 2])
+    sides = tf.reduce_sum(sides * [1, 256], axis=1)
+    end = behind(frame + 11 + palette(frame + 9))
+    parts = [
+        _between(encoded, 0, header),
+        # In place of the 4 bytes that say where the frame lies on the canvas:
+        # being the only one, it makes the canvas.
+        b",\0\0\0\0",
+        _between(encoded, frame + 5, end),
+        b";",
+    ]
+    alone = tf.strings.join(parts)
+    with tf.control_dependencies(is_frame + _check_sides(sides)):
         return _decode(alone)
 
 
-def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes a WebP file, the first frame of an animated one.
-
-    The format: https://developers.google.com/speed/webp/docs/riff_container
-    """
-    start = _start(encoded, 30)
-    kinds = [list(b"WEBPVP8" + letter) for letter in (b" ", b"L", b"X")]
-    is_lossy, is_lossless, is_extended = tf.unstack(
-        tf.reduce_all(start[8:16] == kinds, axis=1)
-    )
-    # Without one of these chunks TensorFlow would go on to guess.
-    known = _check(
-        tf.reduce_any([is_lossy, is_lossless, is_extended]),
-        "Expected a WebP file whose first chunk is VP8, VP8L or VP8X.",
-    )
-    flags = tf.cast(start, tf.int32)
-    is_animated = tf.logical_and(is_extended, flags[20] & 0x02 > 0)
-    has_alpha = tf.logical_or(
-        tf.logical_and(is_extended, flags[20] & 0x10 > 0),
-        tf.logical_and(is_lossless, flags[24] & 0x10 > 0),
-    )
-    # The lossless kind has 14 bits of width less 1, then 14 bits of height.
-    packed = _little_endian(start[21:25])
-    sides = tf.where(
-        is_extended,
-        [_little_endian(start[27:30]) + 1, _little_endian(start[24:27]) + 1],
-        tf.where(
-            is_lossless,
-            [packed // 2**14 % 2**14 + 1, packed % 2**14 + 1],
-            # The upper 2 of 16 bits are something else.
-            [
-                _little_endian(start[28:30]) % 2**14,
-                _little_endian(start[26:28]) % 2**14,
-            ],
-        ),
-    )
-
-    def animated():
-        # Its decoder always writes 4 channels and is content only where the
-        # header speaks of alpha, so the header is made to. (Other bits of
-        # this byte tell of metadata, which nobody reads here.)
-        parts = [
-            _between(encoded, 0, 20),
-            b"\x12",
-            _between(encoded, 21, 1 << 31),
-        ]
-        return _decode(tf.strings.join(parts), 4)[..., :3]
-
-    with tf.control_dependencies(known + _check_sides(sides)):
-        return tf.cond(
-            is_animated,
-            animated,
-            lambda: tf.cond(
-                has_alpha,
-                lambda: _decode(encoded, 4)[..., :3],
-                lambda: _decode(encoded),
-            ),
-        )
-
-
-def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes a BMP file, one of 8 bits through its palette."""
-    header = _start(encoded, 54)
-    # Offsets: https://en.wikipedia.org/wiki/BMP_file_format
-    header_size = _little_endian(header[14:18])
-    sides = [_little_endian(header[22:26]), _little_endian(header[18:22])]
-    # A height below 0 says that the upper rows come first.
-    sides = tf.minimum(sides, 2**32 - tf.stack(sides))
-    bits = _little_endian(header[28:30])
-    compression = _little_endian(header[30:34])
-    # 0: none; 3: channel masks, which everybody sets to BGRA.
-    readable = _check(
-        tf.reduce_any(compression == [0, 3]), "Cannot read a compressed BMP."
-    )
-
-    def through_palette():
-        indices = _decode(encoded)[..., 0]  # [H, W]
-        colors = _little_endian(header[46:50])
-        colors += tf.where(colors == 0, tf.constant(256, tf.int64), 0)
-        begin = 14 + header_size
-        palette = tf.io.decode_raw(
-            _between(encoded, begin, begin + 4 * colors), tf.uint8
-        )
-        palette = tf.reshape(palette, [-1, 4])[:, 2::-1]  # BGR0 -> RGB
-        return tf.gather(palette, tf.cast(indices, tf.int32))
-
-    with tf.control_dependencies(readable + _check_sides(sides)):
-        return tf.cond(bits == 8, through_palette, lambda: _decode(encoded))
-
-
-def _decode_plain_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes a JPEG as it lies."""
-    sides = tf.io.extract_jpeg_shape(encoded, tf.int64)[:2]
-    with tf.control_dependencies(_check_sides(sides)):
-        return tf.io.decode_jpeg(encoded, channels=3)
+# By what is said of it: how many bytes a palette has.
+_GIF_PALETTES = np.array(
+    [6 << (flags & 7) if flags & 0x80 else 0 for flags in range(256)]
+)
 
 
 def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes a JPEG and turns it upright."""
-    return _upright(_decode_plain_jpeg(encoded), _orientation(encoded))
-
-
-def _may_precede_exif(marker: tf.Tensor) -> tf.Tensor:
-    """Whether it is an APPn or a comment; pictures start with others."""
-    return tf.logical_or(
-        tf.logical_and(marker >= 0xE0, marker <= 0xEF), marker == 0xFE
-    )
+    sides = tf.io.extract_jpeg_shape(encoded, tf.int64)[:2]
+    with tf.control_dependencies(_check_sides(sides)):
+        image = tf.io.decode_jpeg(encoded, channels=3)
+    return _upright(image, _orientation(encoded))
 
 
 def _orientation(encoded: tf.Tensor) -> tf.Tensor:
@@ -512,27 +449,25 @@ def _orientation(encoded: tf.Tensor) -> tf.Tensor:
     Whatever is broken in the EXIF counts as none: the pixels are there. What
     the values mean: https://exiftool.org/TagNames/EXIF.html (0x0112)
     """
-    data = tf.io.decode_raw(tf.strings.substr(encoded, 0, _REACH), tf.uint8)
-    size = tf.size(data, out_type=tf.int64)
-    # What is read beyond the end is zero.
-    data = tf.concat([data, tf.zeros([16], tf.uint8)], axis=0)
+    data, size = _bytes(encoded, _REACH)
 
-    def number(at, length, little):
-        at = tf.clip_by_value(at, 0, size)
-        digits = tf.cast(data[at : at + length], tf.int64)
-        digits = tf.where(little, digits[::-1], digits)
-        return tf.reduce_sum(digits * [256**i for i in range(length)][::-1])
+    def some(at, count):
+        return tf.cast(tf.gather(data, at + np.arange(count)), tf.int64)
 
     def search(at, found):
-        marker = tf.cast(data[at + 1], tf.int32)
-        is_exif = tf.logical_and(
-            marker == 0xE1,
-            tf.reduce_all(data[at + 4 : at + 10] == list(b"Exif\0\0")),
+        segment = some(at, 10)
+        is_exif = tf.reduce_all(segment & _EXIF_MASK == _EXIF)
+        start, marker, upper, lower, *_ = tf.unstack(segment)
+        # APPn and comments may precede it; pictures start with others.
+        going_on = tf.logical_and(
+            start == 0xFF,
+            tf.logical_or((marker & 0xF0) == 0xE0, marker == 0xFE),
         )
-        found = tf.where(is_exif, at + 10, found)
-        going_on = tf.logical_and(data[at] == 0xFF, _may_precede_exif(marker))
-        behind = at + 2 + tf.maximum(number(at + 2, 2, False), 2)
-        return tf.where(going_on, behind, size), found
+        behind = at + 2 + tf.maximum(256 * upper + lower, 2)
+        return (
+            tf.where(going_on, tf.minimum(behind, size), size),
+            tf.where(is_exif, at + 10, found),
+        )
 
     _, tiff = tf.while_loop(
         lambda at, found: tf.logical_and(at < size, found < 0),
@@ -544,28 +479,33 @@ def _orientation(encoded: tf.Tensor) -> tf.Tensor:
         # The TIFF header: II (little-endian) or MM, 42, where the directory
         # is. The directory: how many entries, then 12 bytes each: tag (2),
         # type (2), count (4), value (4, of which an orientation takes 2).
-        little = data[tiff] == ord("I")
-        directory = tiff + number(tiff + 4, 4, little)
+        header = some(tf.minimum(tiff, size), 8)
+        is_big = tf.cast(header[0] != ord("I"), tf.int32)
+        four = tf.gather(np.stack([_FOUR, _FOUR[::-1]]), is_big)
+        two = tf.gather(np.stack([_FOUR[:2], _FOUR[1::-1]]), is_big)
+        directory = tiff + tf.reduce_sum(header[4:] * four)
         directory = tf.minimum(directory, size)
-        count = tf.minimum(
-            number(directory, 2, little),
-            tf.maximum(size - directory - 2, 0) // 12,
-        )
         first = directory + 2
-        entries = data[first : first + 12 * count]
-        entries = tf.cast(tf.reshape(entries, [-1, 12]), tf.int64)
-        place = tf.where(little, [1, 256], [256, 1])
-        place = tf.cast(place, tf.int64)
-        tags = tf.reduce_sum(entries[:, 0:2] * place, axis=1)
-        values = tf.reduce_sum(entries[:, 8:10] * place, axis=1)
-        # At most one is there; 0 where there is none.
-        value = tf.reduce_sum(
-            tf.boolean_mask(values, tags == _ORIENTATION_TAG)[:1]
+        count = tf.minimum(
+            tf.reduce_sum(some(directory, 2) * two),
+            tf.maximum(size - first, 0) // 12,
         )
+        entries = tf.reshape(data[first : first + 12 * count], [-1, 12])
+        entries = tf.cast(entries, tf.int64)
+        tags = tf.reduce_sum(entries[:, 0:2] * two, axis=1)
+        values = tf.reduce_sum(entries[:, 8:10] * two, axis=1)
+        # At most one is there; below 1 where there is none.
+        value = tf.reduce_max(tf.where(tags == _ORIENTATION_TAG, values, 0))
         known = tf.logical_and(value >= 1, value <= 8)
         return tf.where(known, value, 1)
 
     return tf.cond(tiff >= 0, read, lambda: tf.constant(1, tf.int64))
+
+
+_ORIENTATION_TAG = 0x0112
+# FF, E1, a length, "Exif", 0, 0.
+_EXIF = np.array([0xFF, 0xE1, 0, 0, *b"Exif\0\0"])
+_EXIF_MASK = np.array([255, 255, 0, 0, *[255] * 6])
 
 
 def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -581,13 +521,17 @@ def _upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
             lambda: tf.transpose(image, [1, 0, 2]),
             lambda: image,
         )
-        flips = [
-            tf.reduce_any(orientation == [3, 4, 7, 8]),  # top to bottom
-            tf.reduce_any(orientation == [2, 3, 6, 7]),  # left to right
-        ]
-        return tf.reverse(image_, tf.boolean_mask([0, 1], flips))
+        return tf.raw_ops.Reverse(
+            tensor=image_, dims=tf.gather(_FLIPS, orientation)
+        )
 
     return tf.cond(orientation == 1, lambda: image, turned)
+
+
+# By orientation: whether top and bottom, left and right change places.
+_FLIPS = np.array(
+    [[o in (3, 4, 7, 8), o in (2, 3, 6, 7), False] for o in range(9)]
+)
 
 
 def _start(encoded: tf.Tensor, length: int) -> tf.Tensor:
@@ -595,15 +539,121 @@ def _start(encoded: tf.Tensor, length: int) -> tf.Tensor:
     return tf.io.decode_raw(encoded, tf.uint8, fixed_length=length)
 
 
+def _bytes(encoded: tf.Tensor, reach: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """At most `reach` bytes, uint8, and their number; 16 zeros follow them."""
+    data = tf.io.decode_raw(tf.strings.substr(encoded, 0, reach), tf.uint8)
+    size = tf.size(data, out_type=tf.int64)
+    return tf.concat([data, tf.zeros([16], tf.uint8)], axis=0), size
+
+
 def _between(encoded: tf.Tensor, begin: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
     """The bytes from `begin` to `end`, int64, as far as there are any."""
-    # TensorFlow's own error would quote them, and Python can't read it then.
+    # TensorFlow's own error would quote them, which Python can't read then.
     begin = tf.cast(begin, tf.int64)
     size = tf.cast(tf.strings.length(encoded), tf.int64)
     return tf.strings.substr(encoded, tf.minimum(begin, size), end - begin)
 
 
 def _little_endian(digits: tf.Tensor) -> tf.Tensor:
-    """uint8 `[N]` of bytes, lowest first, as one number, int64."""
-    powers = [256**i for i in range(digits.shape[0])]
-    return tf.reduce_sum(tf.cast(digits, tf.int64) * powers)
+    """uint8 `[..., 4]`, the lowest first, as numbers, int64 `[...]`."""
+    return tf.reduce_sum(tf.cast(digits, tf.int64) * _FOUR, axis=-1)
+
+
+# What the digits of such a number count.
+_FOUR = 256 ** np.arange(4)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """A kind of files.
+
+    Attributes:
+        decode: decodes them.
+        signature: the bytes they are known by, by their places.
+        flags: bits that they have set, by their places.
+        height: the places of its bytes, the lowest first; none where they have
+            no fixed place: `decode` checks the size itself.
+        width: the same.
+        shift: how many bits of those of the height are not its own.
+        bits: how many there are of height and of width.
+        less: by how much the file says less than there is.
+    """
+
+    decode: Callable[[tf.Tensor], tf.Tensor]
+    signature: dict[int, bytes]
+    flags: dict[int, int] = dataclasses.field(default_factory=dict)
+    height: Sequence[int] = ()
+    width: Sequence[int] = ()
+    shift: int = 0
+    bits: int = 32
+    less: int = 0
+
+    def tables(self) -> tuple[np.ndarray, ...]:
+        start, mask = np.zeros([2, _HEADER], np.uint8)
+        for at, part in self.signature.items():
+            start[at : at + len(part)] = list(part)
+            mask[at : at + len(part)] = 255
+        for at, bits in self.flags.items():
+            start[at] = mask[at] = bits
+        places = [[*side, *[0] * 4][:4] for side in (self.height, self.width)]
+        # What these added lies above the bits that count.
+        limit = 2**self.bits if self.height else 1
+        scales = [[2**self.shift, 1], [limit] * 2, [self.less] * 2]
+        return start, mask, np.array(places), np.array(scales)
+
+
+# So many bytes tell all that has to be known.
+_HEADER = 54
+
+# WebP: https://developers.google.com/speed/webp/docs/riff_container
+# BMP: https://en.wikipedia.org/wiki/BMP_file_format (28: bits, 30: compression,
+# 0 for none and 3 for channel masks, which everybody sets to BGRA)
+# PNG: https://www.w3.org/TR/png-3
+_BMP_SIDES = {"height": range(22, 26), "width": range(18, 22)}
+_WEBP_CANVAS = {
+    "height": range(27, 30),
+    "width": range(24, 27),
+    "bits": 24,
+    "less": 1,
+}
+_KINDS = (
+    _Kind(_decode_jpeg, {0: b"\xff\xd8\xff"}),
+    _Kind(
+        _decode,
+        {0: b"\x89PNG"},
+        height=range(23, 19, -1),
+        width=range(19, 15, -1),
+    ),
+    _Kind(_decode_gif, {0: b"GIF8"}),
+    _Kind(
+        _decode_palette, {0: b"BM", 28: b"\x08\0", 30: bytes(4)}, **_BMP_SIDES
+    ),
+    _Kind(_decode, {0: b"BM", 30: bytes(4)}, **_BMP_SIDES),
+    _Kind(_decode, {0: b"BM", 28: b" \0", 30: b"\x03\0\0\0"}, **_BMP_SIDES),
+    _Kind(
+        _decode,
+        {0: b"RIFF", 8: b"WEBPVP8 "},
+        height=(28, 29),
+        width=(26, 27),
+        bits=14,
+    ),
+    _Kind(
+        _decode_webp,
+        {0: b"RIFF", 8: b"WEBPVP8L"},
+        height=range(21, 25),
+        width=range(21, 25),
+        shift=14,
+        bits=14,
+        less=1,
+    ),
+    _Kind(
+        _decode_animation,
+        {0: b"RIFF", 8: b"WEBPVP8X"},
+        flags={20: 0x02},
+        **_WEBP_CANVAS,
+    ),
+    _Kind(_decode_webp, {0: b"RIFF", 8: b"WEBPVP8X"}, **_WEBP_CANVAS),
+)
+_STARTS, _MASKS, _PLACES, _SCALES = map(
+    np.stack, zip(*(kind.tables() for kind in _KINDS), strict=True)
+)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from framework.data.folder import ImageFolder
-from framework.data.images import decode
+from framework.data.images import MAX_BYTES, decode
 from framework.errors import UserError
 from framework.registry import SOURCES
 
@@ -70,9 +70,45 @@ def test_strays_are_noted_and_left_out(tmp_path):
     assert source.class_names == ("a", "b")
     assert len(source.splits["train"]) == 2
     notes = "\n".join(source.notes)
-    assert "no images: 9 (" in notes and ", ...)" in notes
+    assert "no images: 7 (" in notes and ", ...)" in notes
+    assert "hidden: 2 (a/.hidden.png, b/.git)" in notes
     assert "images beside the class folders: 1 (beside.jpg)" in notes
     assert "class folders without images: 1 (empty)" in notes
+
+
+def test_all_that_is_left_out_is_listed_and_why(tmp_path):
+    texts = [f"train/a/{i}.txt" for i in range(5)]
+    root = fill(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/1.png")
+    fill(tmp_path, "train/b/.2.png", "train/c/x", "test/beside.png", *texts)
+    os.mkfifo(tmp_path / "train/b/pipe.jpg")
+    (tmp_path / "train/a/lost.jpg").symlink_to("nowhere")
+    (tmp_path / "train/a/far").symlink_to(tmp_path)
+    source = ImageFolder(root, class_names=["a", "b"])
+    lost = "links that can't be read (No such file or directory)"
+    assert dict(source.left_out) == {
+        **{f"{root}/{text}": "no images" for text in texts},
+        f"{root}/train/b/.2.png": "hidden",
+        f"{root}/train/c": "classes not asked for",
+        f"{root}/train/b/pipe.jpg": "pipes, sockets or devices",
+        f"{root}/train/a/lost.jpg": lost,
+        f"{root}/train/a/far": "links to folders",
+        f"{root}/test/beside.png": "images beside the class folders",
+    }
+    assert len(source.left_out) == 11
+    note = "Left out, no images: 5 (train/a/0.txt, train/a/1.txt, train/a/2.txt"
+    assert f"{note}, ...)." in source.notes
+    assert len(source.notes) == 7 + 1
+
+
+def test_rows_are_found_as_files(tmp_path):
+    root = fill(tmp_path, "a/1.png", "b/x/2.png", "b/\udcff.png", "b/\n.png")
+    train = ImageFolder(root).splits["train"]
+    part = train.select(np.array([3, 1]))
+    for examples in (train, part):
+        for row in examples.rows:
+            with open(examples.path(row), "rb") as file:
+                assert file.read() == examples.read(tf.constant(row)).numpy()
+    assert train.path(0) == f"{root}/a/1.png"
 
 
 def test_the_user_orders_and_chooses_classes(tmp_path):
@@ -112,7 +148,8 @@ def test_splits_must_agree_on_the_classes(tmp_path):
     root = fill(tmp_path / "3", *train, "test/a/1.png")
     source = ImageFolder(root)
     assert len(source.splits["test"]) == 1
-    assert "classes that the test split lacks: 1 (b)" in source.notes[0]
+    assert source.notes == ("The test split has no images of 'b'.",)
+    assert source.left_out == ()
     root = fill(tmp_path / "4", *train, "test/note.txt")
     with pytest.raises(UserError, match=r"test split without.*'a', 'b'"):
         ImageFolder(root)
@@ -172,7 +209,80 @@ def test_links_are_followed_when_asked_and_never_in_circles(tmp_path):
         "a/far/2.png",
         "b/1.png",
     ]
-    assert "links that lead back: 2 (a/up, b/round)" in source.notes[0]
+    assert "links to folders seen before: 2 (a/up, b/round)" in source.notes[0]
+
+
+def test_folders_that_link_to_each_other_are_entered_once(tmp_path):
+    # 12 of them have more than 12! paths.
+    names = [f"{i:02d}" for i in range(12)]
+    root = fill(tmp_path, *(f"a/{name}/1.png" for name in names), "b/1.png")
+    for name in names:
+        for other in names:
+            (tmp_path / "a" / name / f"to{other}").symlink_to(f"../{other}")
+    source = ImageFolder(root, follow_links=True)
+    # By their own names, not by that of the first link.
+    wanted = [f"a/{name}/1.png" for name in names] + ["b/1.png"]
+    assert list(source.splits["train"].ids) == wanted
+    assert len(source.left_out) == 12 * 12
+
+
+def test_folders_may_be_nested_deeper_than_calls(tmp_path):
+    root = fill(tmp_path, "a/1.png", "b/1.png")
+    place = f"{root}/a"
+    for _ in range(1000):
+        place += "/d"
+        os.mkdir(place)
+    with open(f"{place}/1.png", "wb") as file:
+        file.write(PIXELS)
+    deep = "a/" + "d/" * 1000 + "1.png"
+    try:
+        ids = ImageFolder(root).splits["train"].ids
+        assert list(ids) == ["a/1.png", deep, "b/1.png"]
+    finally:  # What pytest cleans up with could not.
+        os.unlink(f"{place}/1.png")
+        os.removedirs(place)
+
+
+def test_files_that_memory_could_not_hold_are_left_out(tmp_path):
+    root = fill(tmp_path, "a/1.png", "b/1.png", "b/big.png", "b/fits.png")
+    os.truncate(tmp_path / "b/big.png", 10**12)
+    os.truncate(tmp_path / "b/fits.png", MAX_BYTES)
+    source = ImageFolder(root)
+    assert list(source.splits["train"].ids)[1:] == ["b/1.png", "b/fits.png"]
+    assert source.left_out == (
+        (f"{root}/b/big.png", "files of more than 512 MiB"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (FileNotFoundError(2, "No such file"), "No such file"),
+        (OSError(5, "Input/output error"), "Input/output error"),
+        (PermissionError(13, "Permission denied"), None),
+    ],
+)
+def test_folders_that_fail_while_they_are_read(
+    tmp_path, monkeypatch, error, why
+):
+    root = fill(tmp_path, "a/1.png", "a/sub/2.png", "b/1.png")
+    scandir = os.scandir
+
+    def fails_below(path):
+        if path.endswith("sub"):
+            raise error
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", fails_below)
+    if why is None:
+        with pytest.raises(UserError, match=r"a/sub', which may not be read"):
+            ImageFolder(root)
+        return
+    source = ImageFolder(root)
+    assert list(source.splits["train"].ids) == ["a/1.png", "b/1.png"]
+    assert source.left_out == (
+        (f"{root}/a/sub/", f"folders that can't be read ({why})"),
+    )
 
 
 def test_names_in_any_encoding_are_read(tmp_path):
@@ -184,6 +294,9 @@ def test_names_in_any_encoding_are_read(tmp_path):
     assert list(train.ids[1:]) == ["a/caf\\xe9.png", "b/1.png", "b/ünï 中.png"]
     assert train.read(tf.constant(1, tf.int64)).numpy() == b"odd"
     tf.constant(list(train.ids))  # Ids are valid strings wherever they go.
+    fill(tmp_path, "a/line\nend\x1b[2J\u202e.png")
+    shown = ImageFolder(root).splits["train"].ids[2]
+    assert shown == "a/line\\nend\\x1b[2J\\u202e.png"
     train.cut(0.5, seed=0)
 
 

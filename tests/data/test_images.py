@@ -1,8 +1,11 @@
 """Every format, every orientation, every way to a square."""
 
 import io
+import itertools
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -182,11 +185,85 @@ def test_the_segment_ends_where_the_file_does():
         saved(picture(), "PNG")[:60],
         saved(picture(), "TIFF"),
         saved(picture().convert("1"), "BMP"),
+        saved(picture().quantize(16), "BMP")[:70],
+        saved(picture().convert("L"), "GIF")[:500],
+        b"GIF89a" + bytes(7) + b";",
+        b"RIFF\xb8\xa6\xdc\xdbWE",
+        b"RIFF\x10\0\0\0WEBPwhat" + bytes(30),
     ],
 )
 def test_what_is_no_image_raises(broken):
     with pytest.raises(tf.errors.InvalidArgumentError):
         decode(broken)
+
+
+def cut_anew(gif: bytes, lengths: Sequence[int]) -> bytes:
+    """The first frame of a GIF, its data in sub-blocks of these lengths."""
+    frame = gif.index(b",\0\0\0\0")
+    flags = gif[frame + 9]
+    at = frame + 11 + (6 << (flags & 7) if flags & 0x80 else 0)
+    begin, data = at, b""
+    while gif[at]:
+        data += gif[at + 1 : at + 1 + gif[at]]
+        at += gif[at] + 1
+    blocks = b""
+    for length in itertools.cycle(lengths):
+        blocks += bytes([len(data[:length])]) + data[:length]
+        if not data:
+            return gif[:begin] + blocks
+        data = data[length:]
+
+
+@pytest.mark.parametrize(
+    "lengths", [(1,), (254,), (255,), (1, 2, 3), (200, 200, 200, 7)]
+)
+def test_gifs_are_read_however_their_data_is_cut(lengths):
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (150, 150), dtype=np.uint8)
+    gif = saved(Image.fromarray(noise), "GIF")
+    anew = cut_anew(gif, lengths)
+    for rest in (b";", b"", b"!\xfe\x05hello\0;", anew[anew.index(b",\0") :]):
+        np.testing.assert_array_equal(decode(anew + rest)[..., 1], noise)
+
+
+def test_of_a_gif_only_the_first_frame_counts():
+    first = picture().quantize(64)
+    whole = decode(saved(first, "GIF"))
+    for others in (
+        [Image.new("L", (320, 240))],  # Larger than the first.
+        [first.rotate(180)] * 50,
+    ):
+        gif = saved(first, "GIF", save_all=True, append_images=others)
+        np.testing.assert_array_equal(decode(gif), whole)
+        # What is broken later does not matter.
+        np.testing.assert_array_equal(decode(gif[:-5]), whole)
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            decode(gif[:600])
+    # On a canvas that it does not fill.
+    moved = bytearray(saved(first, "GIF"))
+    at = moved.index(b",\0\0\0\0") + 1
+    moved[at : at + 4] = b"\7\0\5\0"
+    np.testing.assert_array_equal(decode(bytes(moved)), whole)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpegs_are_read_however_their_tables_lie(mode, options):
+    image = picture().convert(mode)
+    encoded = saved(image, "JPEG", quality=95, **options)
+    expected = decode(encoded)
+    tables = [m.start() for m in re.finditer(b"\xff\xdb\0\x43", encoded)]
+    assert len(tables) == (2 if mode == "RGB" else 1)
+    if mode == "RGB":  # Both in one segment.
+        first, second = (encoded[at + 4 : at + 69] for at in tables)
+        both = segment(0xDB, first + second)
+        together = encoded[: tables[0]] + both + encoded[tables[1] + 69 :]
+        np.testing.assert_array_equal(decode(together), expected)
+    # Something else between the tables and the size.
+    frame = encoded.index(b"\xff\xc2" if options else b"\xff\xc0")
+    for between in (segment(0xFE, b"text"), segment(0xDD, b"\0\0")):
+        other = encoded[:frame] + between + encoded[frame:]
+        np.testing.assert_array_equal(decode(other), expected)
 
 
 def test_animated_webp_leaves_the_process_alive():
