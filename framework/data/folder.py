@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from framework.data.images import MAX_BYTES
+from framework.data.limits import MAX_BYTES
 from framework.data.source import IndexedExamples, Source
 from framework.errors import UserError
 from framework.registry import SOURCES, nearest
@@ -15,7 +15,7 @@ from framework.registry import SOURCES, nearest
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
 
 # What folders directly below the root make them splits, not classes.
-_SPLITS = {
+SPLITS = {
     "train": "train",
     "training": "train",
     "validation": "validation",
@@ -94,8 +94,8 @@ def ImageFolder(
     _check_splits(walk, found, names)
     title = os.path.basename(root.rstrip("/\\")) or root
     return Source(
-        name=f"{_printable(title)} (folder)",
-        class_names=tuple(map(_printable, names)),
+        name=f"{printable(title)} (folder)",
+        class_names=tuple(map(printable, names)),
         splits={
             split: _examples(root, files, names, remote)
             for split, files in found.items()
@@ -139,7 +139,7 @@ class _Walk:
             listing = sorted(scan(_join(self.root, place), self.extensions))
         except PermissionError as error:
             raise UserError(
-                f"Received the folder {_printable(_join(self.root, place))!r},"
+                f"Received the folder {printable(_join(self.root, place))!r},"
                 " which may not be read; expected read permission. Grant it "
                 "(chmod -R u+rX) or take the folder away."
             ) from error
@@ -230,7 +230,7 @@ class _Walk:
             paths.setdefault(why, []).append(path)
         notes = []
         for why, those in sorted(paths.items()):
-            some = [*map(_printable, those[:_NAMES_IN_NOTES])]
+            some = [*map(printable, those[:_NAMES_IN_NOTES])]
             some += ["..."] * (len(those) > len(some))
             notes.append(f"Left out, {why}: {len(those)} ({', '.join(some)}).")
         return (*notes, *self._remarks)
@@ -288,7 +288,7 @@ def _scan_remote(path: str, extensions: tuple[str, ...]) -> Iterator[Entry]:
 def _check_root(root: str, remote: bool) -> None:
     exists = tf.io.gfile.exists if remote else os.path.exists
     is_folder = tf.io.gfile.isdir if remote else os.path.isdir
-    shown = _printable(root)
+    shown = printable(root)
     if not exists(root):
         here = "" if remote else f" (looked for from {os.getcwd()!r})"
         raise UserError(
@@ -309,11 +309,11 @@ def _split_places(walk: _Walk) -> dict[str, str]:
     top = walk.look("")[0]
     places: dict[str, str] = {}
     for name in top:
-        split = _SPLITS.get(name.lower())
+        split = SPLITS.get(name.lower())
         if split in places:
             raise UserError(
                 f"Received two folders for the {split} split in "
-                f"{_printable(walk.root)!r}: {places[split]!r} and {name!r}; "
+                f"{printable(walk.root)!r}: {places[split]!r} and {name!r}; "
                 "expected one. Merge them or move one away."
             )
         if split:
@@ -352,7 +352,7 @@ def _class_names(
     place: str,
 ) -> list[str]:
     """The classes in the order of their labels."""
-    where = _printable(_join(walk.root, place))
+    where = printable(_join(walk.root, place))
     known = list(train)
     for name in asked or ():
         if name not in train:
@@ -374,7 +374,7 @@ def _class_names(
             "ImageFolder.class_names; expected each class once. Take one away."
         )
     names = list(asked) if asked is not None else known
-    if asked is None and names and all(n.lower() in _SPLITS for n in names):
+    if asked is None and names and all(n.lower() in SPLITS for n in names):
         raise UserError(
             f"Received {where!r} with images directly in {_some(names)}; "
             "expected folders of classes in these folders of splits, as in "
@@ -433,7 +433,7 @@ def _examples(
     encoded = tf.constant([os.fsencode(path) for path in paths], tf.string)
     start = os.fsencode(_join(root, ""))
     return IndexedExamples(
-        ids=np.array([_printable(path) for path in paths], object),
+        ids=np.array([printable(path) for path in paths], object),
         labels=np.repeat(np.arange(len(names), dtype=np.int64), counts),
         rows=np.arange(len(paths), dtype=np.int64),
         read=lambda row: tf.io.read_file(
@@ -447,7 +447,7 @@ def _join(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if folder else name
 
 
-def _printable(path: str) -> str:
+def printable(path: str) -> str:
     """`path` with what is not valid UTF-8 and controls written as escapes."""
     if path.isascii() and path.isprintable():
         return path  # The same object: of many paths memory holds each once.
@@ -456,5 +456,5 @@ def _printable(path: str) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    shown = [repr(_printable(name)) for name in names[:8]]
+    shown = [repr(printable(name)) for name in names[:8]]
     return ", ".join(shown) + (", ..." if len(names) > len(shown) else "")

@@ -29,21 +29,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from framework.data.limits import MAX_PIXELS
 from framework.errors import UserError
 from framework.registry import nearest
 
 # How an image that is not square becomes one.
 RESIZES = ("squash", "crop", "pad")
-
-# No image of more pixels is decoded. A telephone's 108 megapixels (12,000 x
-# 9,000) are; and beside the file, decoding takes 1.6 GB at most in each thread:
-# 12 bytes a pixel of an animated WebP, 11 of a progressive JPEG in CMYK, 8 of a
-# BMP with a palette, 5 of a GIF, 3 of a PNG or a JPEG, 6 if that is turned.
-MAX_PIXELS = 1 << 27
-
-# Files are read as a whole: one of a terabyte, which is quickly made, would end
-# the process. No image that is decoded has to have more bytes.
-MAX_BYTES = 4 * MAX_PIXELS
 
 # Where EXIF, or the first frame of a GIF, begins behind more than this much
 # else, it is not looked for.
@@ -184,6 +175,17 @@ def check_resize(size: int, how: str) -> None:
             f"Received the image size {size!r}; expected a whole number of "
             "pixels, at least 1, such as 160."
         )
+
+
+def shrink(pixels: tf.Tensor, max_side: int) -> tf.Tensor:
+    """uint8 `[H, W, C]`, by area, to no side longer than `max_side`."""
+    sides = tf.shape(pixels)[:2]
+    longest = tf.maximum(tf.reduce_max(sides), max_side)
+    sides = tf.cast(sides, tf.float64) * (max_side / longest)
+    # A line one pixel high stays visible.
+    sides = tf.maximum(tf.cast(tf.round(sides), tf.int32), 1)
+    shrunk = tf.image.resize(pixels, sides, method="area")
+    return tf.saturate_cast(tf.round(shrunk), tf.uint8)
 
 
 # Resizing.

@@ -11,7 +11,7 @@ import tensorflow as tf
 from pyarrow import csv, parquet
 
 from framework.console import some
-from framework.data.folder import _SPLITS, _printable
+from framework.data.folder import SPLITS, printable
 from framework.data.source import IndexedExamples, Source
 from framework.data.tfds import brief, shown
 from framework.errors import UserError
@@ -83,7 +83,7 @@ def Manifest(
     places = np.array([_join(root, p) for p in rows.paths], object)
     notes += _check_images(rows, places, root)
     return Source(
-        name=f"{_printable(os.path.basename(path))} (manifest)",
+        name=f"{printable(os.path.basename(path))} (manifest)",
         class_names=tuple(names),
         splits={
             split: _examples(rows, places, names, rows.splits == split)
@@ -219,7 +219,7 @@ def _rows(path: str, image: str, label: str, split: str, group: str) -> _Rows:
         groups=texts(group) if group in columns else None,
     )
     _check_rows(rows, image, label, split)
-    splits = [_SPLITS[name.lower()] for name in rows.splits]
+    splits = [SPLITS[name.lower()] for name in rows.splits]
     return dataclasses.replace(rows, splits=np.array(splits, object))
 
 
@@ -276,12 +276,12 @@ def _check_rows(rows: _Rows, image: str, label: str, split: str) -> None:
             f"{rows.named(broken, rows.paths)}; expected names of classes. Is "
             "there a quotation mark that is not closed?"
         )
-    unknown = ~_among([name.lower() for name in rows.splits], _SPLITS)
+    unknown = ~_among([name.lower() for name in rows.splits], SPLITS)
     if unknown.any():
         raise UserError(
             f"Received {rows.where!r} with unknown splits in {unknown.sum()} "
             f"rows: {rows.named(unknown, rows.splits)}; expected one of "
-            f"{', '.join(_SPLITS)}. Correct the column {split!r}, or name "
+            f"{', '.join(SPLITS)}. Correct the column {split!r}, or name "
             "another one in Manifest.split_column."
         )
 

@@ -28,7 +28,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from framework.console import some
-from framework.data.images import decode
+from framework.data.images import decode, shrink
 from framework.data.prepared import (
     CHECKSUMS,
     INFO,
@@ -552,7 +552,7 @@ def _encoded(
 
     def from_pixels(pixels):
         if max_side is not None:
-            pixels = _shrunk(pixels, max_side)
+            pixels = shrink(pixels, max_side)
         return tf.io.encode_png(pixels)
 
     def from_bytes(image):
@@ -560,7 +560,7 @@ def _encoded(
         return tf.cond(
             tf.reduce_max(tf.shape(pixels)[:2]) > max_side,
             lambda: tf.io.encode_jpeg(
-                _shrunk(pixels, max_side),
+                shrink(pixels, max_side),
                 quality=quality,
                 chroma_downsampling=False,
             ),
@@ -584,17 +584,6 @@ def _encoded(
         tried, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     return dataset.prefetch(tf.data.AUTOTUNE)
-
-
-def _shrunk(pixels: tf.Tensor, max_side: int) -> tf.Tensor:
-    """uint8 `[H, W, C]` with no side longer than `max_side`."""
-    sides = tf.shape(pixels)[:2]
-    longest = tf.maximum(tf.reduce_max(sides), max_side)
-    sides = tf.cast(sides, tf.float64) * (max_side / longest)
-    # A line one pixel high stays visible.
-    sides = tf.maximum(tf.cast(tf.round(sides), tf.int32), 1)
-    shrunk = tf.image.resize(pixels, sides, method="area")
-    return tf.saturate_cast(tf.round(shrunk), tf.uint8)
 
 
 def _read(dataset: tf.data.Dataset, split: str) -> Iterator[dict[str, Any]]:

@@ -399,6 +399,8 @@ def train(
                 else task.folds(folds, announce, diagnosis)
             )
         )
+        if known and not diagnosis and not known.is_of(parts[0].splits):
+            known = None
         parts = [_with_leaks(data, known, diagnosis) for data in parts]
         if folds is None:
             (data,) = parts
@@ -417,8 +419,6 @@ def _with_leaks(
     data: Data, known: Diagnosis | None, honoured: Diagnosis | None
 ) -> Data:
     """The data, with notes on duplicates that its splits part."""
-    if known and not honoured and not known.is_of(data.splits):
-        known = None
     notes = known.leak_remarks(data.splits) if known else ()
     if known and not honoured and (notes or known.quarantine):
         notes += (

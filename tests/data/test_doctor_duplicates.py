@@ -9,7 +9,7 @@ from PIL import Image
 
 from framework.data.doctor import duplicates, shape
 from framework.data.doctor.examine import THUMBNAIL, examine_bytes
-from framework.data.images import MAX_PIXELS
+from framework.data.limits import MAX_PIXELS
 
 
 def thumbnail(image: Image.Image, **options) -> np.ndarray:

@@ -17,7 +17,8 @@ from PIL import Image
 
 from framework.data.doctor import examine, survey
 from framework.data.doctor.examine import examine_bytes, examine_path
-from framework.data.images import MAX_PIXELS, decode
+from framework.data.images import decode
+from framework.data.limits import MAX_PIXELS
 from framework.data.source import IndexedExamples, StreamedExamples
 
 

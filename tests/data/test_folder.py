@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from framework.data.folder import ImageFolder
-from framework.data.images import MAX_BYTES, decode
+from framework.data.images import decode
+from framework.data.limits import MAX_BYTES
 from framework.errors import UserError
 from framework.registry import SOURCES
 

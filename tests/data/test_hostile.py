@@ -16,7 +16,8 @@ import tensorflow as tf
 from pictures import encoded, photo
 
 from framework.data.folder import ImageFolder
-from framework.data.images import MAX_PIXELS, RESIZES, decode, resize
+from framework.data.images import RESIZES, decode, resize
+from framework.data.limits import MAX_PIXELS
 from framework.data.pipeline import Pipeline
 
 

@@ -18,6 +18,7 @@ from framework.data.doctor.findings import (
     Member,
 )
 from framework.data.doctor.survey import Survey, examine_all, survey
+from framework.data.folder import printable
 from framework.data.pipeline import Pipeline
 from framework.task import Data
 
@@ -161,11 +162,8 @@ class _Work:
                 if kind == "unreadable"
             ]
             what = lost[0] if lost else f"a {examination.format} image"
-            shown = path.encode("utf-8", "surrogateescape").decode(
-                "utf-8", "backslashreplace"
-            )
             self._found.append(
-                Finding("left_out", "", shown, -1, f"{why}: {what}")
+                Finding("left_out", "", printable(path), -1, f"{why}: {what}")
             )
 
     def _note_shapes(self) -> None:

@@ -19,12 +19,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from framework.data.limits import MAX_BYTES
+
 # Of a thumbnail. Enough that two photographs of one thing differ, few enough
 # that those of a million pictures fit into memory.
 THUMBNAIL = 16
-# A larger file is not read: the largest picture that is decoded has 3 bytes
-# for each of its pixels, and is compressed.
-MAX_BYTES = 1 << 29
 
 # By the first bytes: (offset, bytes, name). Those the pipeline reads, first.
 _SIGNATURES = (

@@ -2,10 +2,15 @@
 
 from collections.abc import Collection
 
-import numpy as np
 import tensorflow as tf
 
-from framework.data.images import RESIZES, decode, resize, to_rgb
+from framework.data.images import (
+    RESIZES,
+    decode,
+    resize,
+    shrink,
+    to_rgb,
+)
 from framework.data.source import Examples, IndexedExamples
 from framework.task import Data
 
@@ -38,7 +43,7 @@ class Pictures:
     def thumbnail(self, split: str, example_id: str) -> bytes | None:
         """The whole picture as a JPEG of at most 160 pixels; None if lost."""
         pixels = self._pixels(split, example_id)
-        return None if pixels is None else _jpeg(_shrunk(pixels, _SIDE))
+        return None if pixels is None else _jpeg(shrink(pixels, _SIDE))
 
     def fits(self, split: str, example_id: str) -> dict[str, bytes]:
         """What each way to resize makes of it, as JPEGs; {} if it is lost."""
@@ -46,7 +51,7 @@ class Pictures:
         if pixels is None:
             return {}
         return {
-            how: _jpeg(_shrunk(resize(pixels, self._size, how), _SIDE))
+            how: _jpeg(shrink(resize(pixels, self._size, how), _SIDE))
             for how in RESIZES
         }
 
@@ -77,16 +82,6 @@ class Pictures:
             example_id = example["id"].numpy().decode("utf-8", "replace")
             if example_id in wanted:
                 self._streamed[name, example_id] = example["image"].numpy()
-
-
-def _shrunk(pixels: tf.Tensor, side: int) -> tf.Tensor:
-    """uint8 `[H, W, 3]` -> the same with sides of at most `side` pixels."""
-    longer = max(pixels.shape[:2])
-    if longer <= side:
-        return pixels
-    sides = np.maximum(np.array(pixels.shape[:2]) * side // longer, 1)
-    small = tf.image.resize(pixels, sides, method="area")
-    return tf.saturate_cast(tf.round(small), tf.uint8)
 
 
 def _jpeg(pixels: tf.Tensor) -> bytes:

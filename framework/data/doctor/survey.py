@@ -3,7 +3,6 @@
 import collections
 import concurrent.futures
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import loky
@@ -15,7 +14,8 @@ from framework.data.doctor.examine import (
     Examination,
     examine_many,
 )
-from framework.data.images import MAX_PIXELS, decode
+from framework.data.images import decode
+from framework.data.limits import MAX_PIXELS
 from framework.data.source import Examples, IndexedExamples
 from framework.noise import standard_error_without
 
@@ -111,7 +111,7 @@ def examine_all(
         measure: take the measures of quality too.
         processes: by default one for each processor.
     """
-    processes = processes or len(os.sched_getaffinity(0))
+    processes = processes or loky.cpu_count()
     batches = _batches(items)
     waiting: collections.deque[
         tuple[list[_Item], concurrent.futures.Future]
