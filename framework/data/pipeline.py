@@ -194,6 +194,22 @@ class Pipeline:
             dataset = dataset.map(_describer(examples, index_at, None))
         return dataset.prefetch(tf.data.AUTOTUNE)
 
+    def order(
+        self,
+        examples: IndexedExamples,
+        batch_size: int,
+        seed: int,
+        first_position: int,
+        share: Share,
+    ) -> tf.data.Dataset:
+        """The batches of `training` without their images and weights."""
+        rows = share.rows(batch_size)
+        index_at = _shuffled(len(examples), seed)
+        chunks = _position_chunks(share, batch_size, rows, first_position, None)
+        return chunks.rebatch(rows, drop_remainder=True).map(
+            _describer(examples, index_at, None)
+        )
+
     def evaluation(
         self,
         examples: Examples,

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from framework.console import some
+from framework.data.rows import Rows
 from framework.errors import UserError
 from framework.model.classifier import Classifier
 from framework.training.distribution import World
@@ -75,19 +76,39 @@ class Predictor:
         self._world = world
         self._loss = classifier.head.loss()
         self._step = tf.function(self._distributed, reduce_retracing=True)
+        self._kept: dict[int, tuple[Rows, list[dict]]] = {}
 
-    def _distributed(self, images, labels):
+    def keep(self, batches: tf.data.Dataset, features: Rows) -> None:
+        """Has the frozen part see these batches once only.
+
+        Args:
+            batches: as for `predict`, which they'll be passed to repeatedly;
+                the same object.
+            features: room for what the classifier's `features` make of this
+                worker's rows of them, padding included.
+        """
+        self._kept[id(batches)] = features, []
+
+    def _distributed(self, inputs, labels, given):
         strategy = self._world.strategy
-        results = strategy.run(self._replica, args=(images, labels))
+        results = strategy.run(self._replica, args=(inputs, labels, given))
         return [
             tf.concat(strategy.experimental_local_results(result), 0)
             for result in results
         ]
 
-    def _replica(self, images, labels):
-        outputs = self._classifier.model(images, training=False)
-        targets = self._classifier.head.encode(labels)
-        return outputs, self._loss(targets, outputs)
+    def _replica(self, inputs, labels, given):
+        classifier = self._classifier
+        if given == "pixels":
+            outputs = classifier.model(inputs, training=False)
+            features = ()
+        else:
+            if given == "pixels, once":
+                inputs = classifier.features(inputs, training=False)
+            outputs = classifier.from_features(inputs, training=False)
+            features = (inputs,)
+        targets = classifier.head.encode(labels)
+        return outputs, self._loss(targets, outputs), *features
 
     def predict(
         self, batches: tf.data.Dataset, max_unreadable: float = 1.0
@@ -104,10 +125,7 @@ class Predictor:
             UserError: more examples than that do not decode, or all of them.
         """
         parts = collections.defaultdict(list)
-        for batch in self._by_step(batches):
-            outputs, losses = self._step(
-                *(self._to_replicas(batch[key]) for key in ("image", "label"))
-            )
+        for batch, outputs, losses in self._judged(batches):
             parts["outputs"].append(outputs.numpy())
             parts["losses"].append(losses.numpy())
             for key in ("id", "label", "position", "weight"):
@@ -130,8 +148,8 @@ class Predictor:
                 f"{len(unreadable)} of {real} examples to judge by do not "
                 f"decode, more than pipeline.max_unreadable = "
                 f"{max_unreadable}: {some(unreadable)}. Expected "
-                "JPEG, PNG, GIF, BMP or WebP images. Mend or remove them, or "
-                "allow more."
+                "JPEG, PNG, GIF, BMP or WebP images. Mend or remove them, "
+                "leave them out (--mode=doctor finds them all), or allow more."
             )
         return Predictions(
             ids=names[read],
@@ -141,6 +159,36 @@ class Predictor:
             ),
             losses=whole["losses"][read],
             unreadable=unreadable,
+        )
+
+    def _judged(
+        self, batches: tf.data.Dataset
+    ) -> Iterator[tuple[dict, tf.Tensor, tf.Tensor]]:
+        """Each step's batch, outputs and losses."""
+        features, kept = self._kept.get(id(batches), (None, []))
+        if features is not None and features.are_complete:
+            for batch, places in kept:
+                rows = [tf.constant(features.get(place)) for place in places]
+                outputs, losses, _ = self._call(rows, batch, "features")
+                yield batch, outputs, losses
+            return
+        kept.clear()
+        first = 0
+        for batch in self._by_step(batches):
+            images = batch.pop("image")
+            if features is None:
+                yield batch, *self._call(images, batch, "pixels")
+                continue
+            outputs, losses, made = self._call(images, batch, "pixels, once")
+            places = np.split(first + np.arange(len(made)), len(images))
+            features.put(np.concatenate(places), made.numpy())
+            kept.append((batch, places))
+            first += len(made)
+            yield batch, outputs, losses
+
+    def _call(self, inputs, batch: dict, given: str) -> list[tf.Tensor]:
+        return self._step(
+            self._to_replicas(inputs), self._to_replicas(batch["label"]), given
         )
 
     def _by_step(self, batches: tf.data.Dataset) -> Iterator[dict]:

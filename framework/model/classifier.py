@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
+import tensorflow as tf
 
 from framework.errors import UserError
 from framework.model.affine import fuse as fuse_layers
@@ -23,6 +24,13 @@ from framework.model.backbones import Backbone, split_at
 from framework.model.heads import Head
 from framework.registry import PARTS
 
+# Layers of a head that have nothing to train and nothing to draw.
+_FIXED = (
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.GlobalMaxPooling2D,
+    keras.layers.Flatten,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
@@ -32,20 +40,35 @@ class Classifier:
         model: uint8 `[B, S, S, 3]`, pixels 0..255, to outputs `[B, units]`.
             Random only when called with `training=True`.
         head: how its outputs are judged and read.
+        augmentation_in_model: layers that augment inside of it.
         augmentation_in_pipeline: layers that can't run in the model's graph
             and are applied to training batches before they reach it.
         description: sentences on what was built, for the start-up text.
+        features: the lower part of `model`, from pixels to the first layer
+            that is trained, or None where nothing is frozen. Its output
+            depends on the picture and its augmentation alone.
+        trained: the layers that follow, in order; all of the model where
+            nothing is frozen.
     """
 
     model: keras.Model
     head: Head
+    augmentation_in_model: tuple[keras.layers.Layer, ...]
     augmentation_in_pipeline: tuple[keras.layers.Layer, ...]
     description: tuple[str, ...]
+    features: keras.Model | None
+    trained: tuple[keras.layers.Layer, ...]
 
     @property
     def image_size(self) -> int:
         """Side S of the images in pixels."""
         return self.model.input_shape[1]
+
+    def from_features(self, x: tf.Tensor, training: bool) -> tf.Tensor:
+        """What `model` makes of pixels that `features` turned into `x`."""
+        for layer in self.trained:
+            x = layer(x, training=training)
+        return x
 
 
 @PARTS.register(given=["num_classes", "compiled"])
@@ -129,22 +152,26 @@ def classifier(
     if lower is not None:
         _freeze(lower)
         x = lower(x)
-    if upper is not None:
-        frozen_norms = batch_norm == "frozen" or (
-            batch_norm == "auto" and built.pretrained
-        )
-        if frozen_norms:
-            for layer in upper.layers:
-                if isinstance(layer, keras.layers.BatchNormalization):
-                    layer.trainable = False
-        x = upper(x)
-    for layer in made_head.layers:
+    if upper is not None and (
+        batch_norm == "frozen" or (batch_norm == "auto" and built.pretrained)
+    ):
+        for layer in upper.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False
+    above = [*([upper] if upper is not None else ()), *made_head.layers]
+    features = None
+    if lower is not None:
+        while above and isinstance(above[0], _FIXED):
+            x = above.pop(0)(x)
+        features = keras.Model(inputs, x, name="features")
+    for layer in above:
         x = layer(x)
     model = keras.Model(inputs, x, name="classifier")
 
     return Classifier(
         model,
         made_head,
+        in_model,
         in_pipeline,
         (
             f"{built.model.name} at {size}x{size} px, input {built.input_range}"
@@ -152,6 +179,8 @@ def classifier(
             f"frozen: {freeze}.",
             *_placement(in_model, in_pipeline, compiled, size),
         ),
+        features,
+        (model,) if features is None else tuple(above),
     )
 
 

@@ -37,6 +37,7 @@ from framework.training import resuming
 from framework.training.checkpoints import Checkpoints, CheckpointStore
 from framework.training.distribution import Distribution, World
 from framework.training.early_stopping import EarlyStopping
+from framework.training.features import once
 from framework.training.optimizers import make_optimizer
 from framework.training.precision import check_precision
 from framework.training.precision import precision as use_precision
@@ -81,6 +82,7 @@ class _Training:
     batch_size: int
     accumulation: int
     steps_per_call: int
+    feature_views: int | str | None
     precision: str
     seed: int
     callbacks: Sequence[keras.callbacks.Callback]
@@ -133,17 +135,22 @@ class _Training:
             built = self.classifier(
                 data.num_classes, compiled=world.kind == "tpu"
             )
+            kept = once(
+                self.feature_views, built, data, pipeline, world, plan, seed
+            )
             trainer = Trainer(
                 built,
                 make_optimizer(self.optimizer, self.schedule, plan.total_steps),
                 world,
                 self.accumulation,
+                kept.views,
             )
             predictor = Predictor(built, world)
         for line in built.description:
             say(console, line)
         _say_what_is_trained(console, built, plan)
-        say(console, world.description)
+        for line in (world.description, *kept.description):
+            say(console, line)
 
         # Splits -> batches.
         for line in pipeline.description:
@@ -158,7 +165,9 @@ class _Training:
                 self.batch_size,
                 seed,
                 first_position,
-                built.augmentation_in_pipeline,
+                ()
+                if kept.views and not kept.views.augmented
+                else built.augmentation_in_pipeline,
                 share,
                 job,
             )
@@ -170,6 +179,9 @@ class _Training:
             for name, examples in data.splits.items()
             if name != "train"
         }
+
+        for name, features in kept.evaluated.items():
+            predictor.keep(evaluated[name], features)
 
         # Run directory -> where to begin.
         facts = resuming.facts(data, fingerprint())
@@ -200,7 +212,7 @@ class _Training:
                 found, built.model, trainer.optimizer, self.callbacks
             )
             stream = trainer.stream(batches, plan, state.step)
-            trainer.trace(stream)
+            trainer.trace(stream, state.step)
             run.path = world.chief_does(run.create)
             if world.is_chief:
                 store.directory = run.checkpoints
@@ -215,7 +227,9 @@ class _Training:
                 say(
                     console,
                     f"Taken up again after step {state.step} of "
-                    f"{plan.total_steps}.",
+                    f"{plan.total_steps}."
+                    + " The features of the steps before are made again."
+                    * (kept.views is not None and state.step > 0),
                 )
 
             # Batches -> trained weights.
@@ -292,6 +306,7 @@ def train(
     batch_size: int = 32,
     accumulation: int = 1,
     steps_per_call: int = 1,
+    feature_views: int | str | None = "auto",
     precision: str = "float32",
     seed: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
@@ -322,6 +337,11 @@ def train(
         accumulation: in how many parts a replica works through its rows of a
             batch, to save memory.
         steps_per_call: updates between two looks of the host.
+        feature_views: how many views of a picture a frozen part of the
+            backbone works on, once, whatever the number of epochs; "auto": one
+            where nothing is augmented, else one an epoch, as it is without
+            this; 1 switches augmentation off. None has it work in every epoch,
+            on the validation split too. See `framework.training.features`.
         precision: "float32", "mixed_bfloat16", "mixed_float16" or "float64".
         seed: of weights, order, augmentation and dropout.
         callbacks: Keras callbacks.
@@ -374,6 +394,7 @@ def train(
         batch_size=batch_size,
         accumulation=accumulation,
         steps_per_call=steps_per_call,
+        feature_views=feature_views,
         precision=precision,
         seed=seed,
         callbacks=callbacks,

@@ -8,6 +8,7 @@ exactly where it was stopped.
 import collections
 import contextlib
 import dataclasses
+import functools
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from framework.model.classifier import Classifier
 from framework.training.checkpoints import Checkpoints, CheckpointStore
 from framework.training.distribution import World
 from framework.training.early_stopping import EarlyStopping
+from framework.training.features import Views
 from framework.training.interruption import (
     Interrupted,
     Interruption,
@@ -33,6 +35,10 @@ from framework.training.state import Plan, TrainState
 
 # What a replica reports of a step, summed over all replicas.
 _LOSS, _LOSSES, _CORRECT, _EXAMPLES, _LEAVE, _SAVE = range(6)
+
+# What an update starts from: pixels; pixels whose features are kept, see
+# `features.Views`; or these features.
+_PIXELS, _PIXELS_ONCE, _FEATURES = "pixels", "pixels, once", "features"
 
 
 @dataclasses.dataclass
@@ -74,6 +80,8 @@ class Trainer:
             through its rows of a batch. Memory is needed for one part only;
             the update is the same, but for batch normalisation, whose
             statistics are those of a part.
+        views: where the classifier's frozen part makes its features once; None
+            has it make them in every update.
 
     Raises:
         UserError: the optimizer does by itself what is done here.
@@ -85,6 +93,7 @@ class Trainer:
         optimizer: keras.optimizers.Optimizer,
         world: World,
         accumulation: int = 1,
+        views: Views | None = None,
     ):
         self.classifier = classifier
         self.model = classifier.model
@@ -104,6 +113,13 @@ class Trainer:
             optimizer=optimizer, loss=self._loss, auto_scale_loss=False
         )
         _draw_apart(self.model)
+        self.views = views
+        # What the frozen part's random layers draw from, as training begins.
+        self._seeds = {
+            id(generator): (generator.state, generator.state.numpy())
+            for layer in (views and classifier.features._flatten_layers()) or ()
+            for generator in layer._seed_generators
+        }.values()
         self._one = tf.function(self._run_one, reduce_retracing=True)
         self._many = tf.function(self._run_many, reduce_retracing=True)
 
@@ -123,15 +139,21 @@ class Trainer:
             step: updates done.
         """
 
+        return self._iterator(
+            lambda share: batches(step * plan.batch_size, share)
+        )
+
+    def _iterator(
+        self, of_share: Callable[[Share], tf.data.Dataset]
+    ) -> Iterator:
         def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
             share = Share(
                 context.num_input_pipelines,
                 context.input_pipeline_id,
                 context.num_replicas_in_sync // context.num_input_pipelines,
             )
-            dataset = batches(step * plan.batch_size, share)
             # Names stay on the host: accelerators know no texts.
-            dataset = dataset.map(
+            dataset = of_share(share).map(
                 lambda batch: {k: v for k, v in batch.items() if k != "id"}
             )
             # The step must find its batch ready.
@@ -139,14 +161,57 @@ class Trainer:
 
         return iter(self.strategy.distribute_datasets_from_function(of_worker))
 
-    def trace(self, stream: Iterator) -> None:
+    def trace(self, stream: Iterator, step: int = 0) -> None:
         """Builds the training step without running it.
 
         Parts that don't fit together show here, before anything is written,
         and the first step is as quick as the others.
         """
-        with self._replicated():
-            self._one.get_concrete_function(stream, tf.zeros(2))
+        given = self._given(step)
+        if given != _FEATURES:
+            with self._replicated():
+                self._one.get_concrete_function(stream, tf.zeros(2), given)
+
+    def _given(self, step: int) -> str:
+        """What the update after `step` others starts from."""
+        if self.views is None:
+            return _PIXELS
+        return _FEATURES if step >= self.views.complete_after else _PIXELS_ONCE
+
+    def _make_features_again(
+        self,
+        batches: Callable[[int, Share], tf.data.Dataset],
+        plan: Plan,
+        step: int,
+        asked: Interruption,
+    ) -> None:
+        """Those of the first `step` updates, as they were made then.
+
+        They are not in checkpoints, which would grow with the data.
+        """
+        stream = self.stream(batches, plan)
+        run = tf.function(self._run_features)
+        now = [state.numpy() for state, _ in self._seeds]
+        for state, first in self._seeds:
+            state.assign(first)
+        for _ in range(min(step, self.views.complete_after)):
+            if asked.signal_number:
+                break
+            self.views.put(*(rows.numpy() for rows in run(stream)))
+        for (state, _), value in zip(self._seeds, now, strict=True):
+            state.assign(value)
+
+    def _run_features(self, stream):
+        """Of a batch: positions and weights [rows], features."""
+        batch = next(stream)
+        features = self.strategy.run(
+            lambda images, weights: self._features(_readable(images, weights)),
+            args=(batch["image"], batch["weight"]),
+        )
+        return [
+            tf.concat(self._local(rows), 0)
+            for rows in (batch["position"], batch["weight"], features)
+        ]
 
     @contextlib.contextmanager
     def _replicated(self) -> Iterator[None]:
@@ -170,35 +235,39 @@ class Trainer:
             for norm, value in zip(norms, before, strict=True):
                 norm.synchronized = value
 
-    def _run_step(self, stream, asks):
+    def _run_step(self, stream, asks, given):
         """One update; what it reports [6], and of this worker's rows their
-        positions and weights [rows].
+        positions and weights [rows] and, if they are to be kept, features.
         """
         batch = next(stream)
-        report = self.strategy.run(
+        inputs = batch["features" if given == _FEATURES else "image"]
+        report, *features = self.strategy.run(
             self._replica_step,
-            args=(batch["image"], batch["label"], batch["weight"], asks),
+            args=(inputs, batch["label"], batch["weight"], asks, given),
         )
         return (
             self._local(report)[0],
-            tf.concat(self._local(batch["position"]), 0),
-            tf.concat(self._local(batch["weight"]), 0),
+            *(
+                tf.concat(self._local(rows), 0)
+                for rows in (batch["position"], batch["weight"], *features)
+            ),
         )
 
-    def _run_one(self, stream, asks):
+    def _run_one(self, stream, asks, given):
         """As `_run_many` once. A loop of one costs a millisecond more."""
-        return tuple(value[None] for value in self._run_step(stream, asks))
-
-    def _run_many(self, stream, count, asks):
-        """`count` updates; what `_run_step` gives, each `[count, ...]`."""
-        results = (
-            tf.TensorArray(tf.float32, count),
-            tf.TensorArray(tf.int64, count),
-            tf.TensorArray(tf.float32, count),
+        return tuple(
+            value[None] for value in self._run_step(stream, asks, given)
         )
+
+    def _run_many(self, stream, count, asks, given):
+        """`count` updates; what `_run_step` gives, each `[count, ...]`."""
+        dtypes = [tf.float32, tf.int64, tf.float32]
+        if given == _PIXELS_ONCE:
+            dtypes.append(self.classifier.features.output.dtype)
+        results = tuple(tf.TensorArray(dtype, count) for dtype in dtypes)
         for i in tf.range(count):
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-            step = self._run_step(stream, asks)
+            step = self._run_step(stream, asks, given)
             results = tuple(
                 result.write(i, value)
                 for result, value in zip(results, step, strict=True)
@@ -208,29 +277,23 @@ class Trainer:
     def _local(self, values) -> tuple[tf.Tensor, ...]:
         return self.strategy.experimental_local_results(values)
 
-    def _replica_step(self, images, labels, weights, asks):
-        """One replica's part of an update; returns what all report, [6].
+    def _replica_step(self, inputs, labels, weights, asks, given):
+        """One replica's part of an update.
 
+        Returns what all report, [6], and, if they are to be kept, features.
         `asks` [2] is what this worker wants: to leave, to save.
         """
         context = tf.distribute.get_replica_context()
         sum_up = tf.distribute.ReduceOp.SUM
-        # What did not decode is black and has weight 0, which keeps it out of
-        # the loss. Batch normalisation knows no weights: it sees the batch's
-        # first readable picture once more instead. (By a gather: tf.where
-        # over all pixels takes a tenth of a small model's step.)
-        rows = tf.range(tf.size(weights, tf.int64))
-        images = tf.gather(
-            images, tf.where(weights > 0, rows, tf.argmax(weights))
-        )
+        inputs = _readable(inputs, weights)
         # The mean is over the whole batch, whichever replica holds a row.
         total_weight = context.all_reduce(sum_up, tf.reduce_sum(weights))
 
-        gradients, report = None, None
+        gradients, report, features = None, None, []
         parts = zip(
             *(
                 tf.split(value, self._accumulation)
-                for value in (images, labels, weights)
+                for value in (inputs, labels, weights)
             ),
             strict=True,
         )
@@ -238,7 +301,10 @@ class Trainer:
             # One part after another, or all would need memory at once.
             with tf.control_dependencies(gradients or ()):
                 part = [tf.identity(value) for value in part]
-            part_gradients, part_report = self._part(*part, total_weight)
+            part_gradients, part_report, part_features = self._part(
+                *part, total_weight, given
+            )
+            features.append(part_features)
             if gradients is None:
                 gradients, report = part_gradients, part_report
             else:
@@ -249,21 +315,34 @@ class Trainer:
                 report += part_report
         gradients = context.all_reduce(sum_up, gradients)
         self.optimizer.apply(gradients, self.model.trainable_variables)
-        return context.all_reduce(sum_up, tf.concat([report, asks], 0))
+        report = context.all_reduce(sum_up, tf.concat([report, asks], 0))
+        if given != _PIXELS_ONCE:
+            return (report,)
+        return report, tf.concat(features, 0)
 
-    def _part(self, images, labels, weights, total_weight):
-        """Gradients of some rows' part of the loss, and what to report."""
+    def _part(self, inputs, labels, weights, total_weight, given):
+        """Gradients of some rows, what to report of them, features."""
         targets = self.classifier.head.encode(labels)
+        if given == _PIXELS_ONCE:
+            inputs = self._features(inputs)
         with tf.GradientTape() as tape:
-            outputs = self.model(images, training=True)
+            if given == _PIXELS:
+                outputs = self.model(inputs, training=True)
+            else:
+                outputs = self.classifier.from_features(inputs, training=True)
             losses = self._loss(targets, outputs)
             weights = tf.cast(weights, losses.dtype)
             loss = tf.math.divide_no_nan(
                 tf.reduce_sum(losses * weights),
                 tf.cast(total_weight, losses.dtype),
             )
-            if self.model.losses:  # Regularisers, once over all replicas.
-                loss += tf.cast(tf.add_n(self.model.losses), loss.dtype) / (
+            regularisers = [
+                each
+                for layer in self.classifier.trained
+                for each in layer.losses
+            ]
+            if regularisers:  # Once over all replicas.
+                loss += tf.cast(tf.add_n(regularisers), loss.dtype) / (
                     self.world.replicas * self._accumulation
                 )
             scaled = loss
@@ -277,7 +356,11 @@ class Trainer:
             tf.reduce_sum(tf.cast(correct, weights.dtype) * weights),
             tf.reduce_sum(weights),
         )
-        return gradients, tf.stack([tf.cast(s, tf.float32) for s in sums])
+        report = tf.stack([tf.cast(s, tf.float32) for s in sums])
+        return gradients, report, inputs
+
+    def _features(self, images):
+        return self.classifier.features(images, training=self.views.augmented)
 
     def fit(
         self,
@@ -326,7 +409,7 @@ class Trainer:
         state = state or TrainState()
         checkpoints = checkpoints or CheckpointStore(None, Checkpoints())
         stream = stream or self.stream(batches, plan, state.step)
-        run = _Run(plan, state, max_unreadable, names, self.world)
+        run = _Run(plan, state, max_unreadable, names, self.world, self.views)
         remembered = list(callback_states) or [None] * len(callbacks)
         mine = [
             (callback, memory)
@@ -363,14 +446,27 @@ class Trainer:
         ):
             for observer in observers:
                 closing.callback(observer.close)
-            # Once, and not anew for every call of the function.
-            one = self._one.get_concrete_function(stream, tf.zeros(2))
+            if self.views and state.step:
+                self._make_features_again(batches, plan, state.step, asked)
+            given = one = None
             while len(state.epochs) < plan.epochs and not state.stop:
                 epoch = len(state.epochs)
                 first, last = plan.last_step(epoch - 1), plan.last_step(epoch)
                 if state.step == first:
                     keras_callbacks.on_epoch_begin(epoch)
                     state.begin_epoch()
+                if self._given(state.step) != given:
+                    given = self._given(state.step)
+                    if given == _FEATURES:
+                        stream = self._iterator(
+                            functools.partial(
+                                self.views.batches, state.step * plan.batch_size
+                            )
+                        )
+                    # Once, and not anew for every call of the function.
+                    one = self._one.get_concrete_function(
+                        stream, tf.zeros(2), given
+                    )
                 since = time.monotonic()
                 while state.step < last:
                     count = min(steps_per_call, last - state.step)
@@ -389,9 +485,11 @@ class Trainer:
                         ]
                     )
                     if count == 1:
-                        report = one(stream, asks)
+                        report = one(stream, asks, given)
                     else:
-                        report = self._many(stream, tf.constant(count), asks)
+                        report = self._many(
+                            stream, tf.constant(count), asks, given
+                        )
                     state.step += count
                     run.check(epoch, state.step, report)
                     for observer in observers:
@@ -563,12 +661,14 @@ class _Run:
         max_unreadable: float,
         names: Callable[[np.ndarray], list[str]],
         world: World,
+        views: Views | None,
     ):
         self._plan = plan
         self._state = state
         self._max_unreadable = max_unreadable
         self._names = names
         self._world = world
+        self._views = views
         self._pending = collections.deque()
         # What some worker has asked for.
         self.leave = False
@@ -584,7 +684,9 @@ class _Run:
             self._look(*self._pending.popleft())
 
     def _look(self, epoch: int, step: int, report) -> None:
-        sums, positions, weights = (np.asarray(value) for value in report)
+        sums, positions, weights, *features = (
+            np.asarray(value) for value in report
+        )
         state = self._state
         state.loss += float(sums[:, _LOSSES].sum(dtype=np.float64))
         state.correct += float(sums[:, _CORRECT].sum(dtype=np.float64))
@@ -607,6 +709,12 @@ class _Run:
                 "very first step, look at these images and at the "
                 "augmentation."
             )
+        for made in features:
+            self._views.put(
+                positions.ravel(),
+                weights.ravel(),
+                made.reshape(-1, *made.shape[2:]),
+            )
 
     def _note_unreadable(self, positions: np.ndarray) -> None:
         everywhere = np.concatenate(self._world.exchange(positions))
@@ -617,7 +725,8 @@ class _Run:
                 f"{len(unreadable)} of {self._plan.examples} training "
                 "examples do not decode so far, more than "
                 f"pipeline.max_unreadable = {self._max_unreadable}: "
-                f"{some(unreadable)}. Mend or remove them, or allow more."
+                f"{some(unreadable)}. Mend or remove them, leave them out "
+                "(--mode=doctor finds them all), or allow more."
             )
 
 
@@ -632,6 +741,17 @@ def _refuse_what_is_done_here(optimizer: keras.optimizers.Optimizer) -> None:
                 f"expected None, and {instead} in its place: it counts "
                 "updates and works on several devices."
             )
+
+
+def _readable(inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """Puts the batch's first readable row in place of those of weight 0.
+
+    What did not decode is black and has weight 0, which keeps it out of the
+    loss. Batch normalisation knows no weights. (By a gather: tf.where over all
+    pixels takes a tenth of a small model's step.)
+    """
+    rows = tf.range(tf.size(weights, tf.int64))
+    return tf.gather(inputs, tf.where(weights > 0, rows, tf.argmax(weights)))
 
 
 def _draw_apart(model: keras.Model) -> None:

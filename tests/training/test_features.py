@@ -1,0 +1,362 @@
+import dataclasses
+import signal
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import framework
+from framework.data import rows
+from framework.data.pipeline import Pipeline, Share
+from framework.data.rows import Rows
+from framework.errors import UserError
+from framework.evaluation.predictions import Predictor
+from framework.model.backbones import tiny_cnn
+from framework.model.classifier import classifier
+from framework.model.heads import softmax_head
+from framework.task import Task
+from framework.training.distribution import Distribution
+from framework.training.early_stopping import EarlyStopping
+from framework.training.features import once
+from framework.training.interruption import Interrupted
+from framework.training.precision import precision
+from framework.training.progress import ProgressObserver
+from framework.training.state import Plan
+from framework.training.trainer import Trainer, validation
+
+ALONE = Distribution("one").make()
+EPOCHS, BATCH = 4, 8
+
+
+@pytest.fixture
+def data(arrays):
+    """28 to train on, 12 to judge by: epochs end within batches."""
+    return Task(lambda: arrays, validation=0.3).load(lambda *_: None)
+
+
+def build(freeze="all", flip=False, dropout=0.0, dtype="float32", **head):
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    augmentation = [keras.layers.RandomTranslation(0.2, 0.2)] if flip else []
+    with precision(dtype):
+        return classifier(
+            2,
+            tiny_cnn,
+            lambda n: softmax_head(n, dropout=dropout, **head),
+            freeze=freeze,
+            augmentation=augmentation,
+        )
+
+
+def plan_of(data, epochs=EPOCHS):
+    return Plan(len(data.splits["train"]), BATCH, epochs)
+
+
+def decide(asked, built, data, world=ALONE, pipeline=None, **plan):
+    plan = plan_of(data, **plan)
+    return once(asked, built, data, pipeline or Pipeline(), world, plan, seed=0)
+
+
+def train(asked, data, accumulation=1, steps_per_call=1, **how):
+    """Returns (weights, epochs, what was kept, pictures that were frozen)."""
+    built = build(**how)
+    pipeline, plan = Pipeline(), plan_of(data)
+    kept = decide(asked, built, data)
+    trainer = Trainer(
+        built, keras.optimizers.Adam(0.01), ALONE, accumulation, kept.views
+    )
+    predictor = Predictor(built, ALONE)
+    held_out = pipeline.evaluation(data.splits["validation"], 32, BATCH)
+    for features in kept.evaluated.values():
+        predictor.keep(held_out, features)
+    history = trainer.fit(
+        plan,
+        lambda first, share: pipeline.training(
+            data.splits["train"], 32, BATCH, 0, first, share=share
+        ),
+        validation(predictor, held_out),
+        EarlyStopping(patience=None),
+        steps_per_call=steps_per_call,
+    )
+    epochs = [(e["train"], e["validation"]) for e in history.epochs]
+    return built.model.get_weights(), epochs, kept
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("asked", "how"),
+    [
+        ("auto", {"flip": True}),
+        (
+            EPOCHS,
+            {
+                "flip": True,
+                "dropout": 0.5,
+                "freeze": "relu1",
+                "accumulation": 2,
+                "steps_per_call": 3,
+            },
+        ),
+        (EPOCHS, {"pooling": "flatten"}),
+    ],
+)
+def test_with_as_many_views_as_epochs_it_is_the_plain_way_bit_for_bit(
+    data, asked, how
+):
+    weights, epochs, kept = train(None, data, **how)
+    assert kept.views is None and not kept.evaluated
+    others, their_epochs, kept = train(asked, data, **how)
+    assert kept.evaluated
+    assert their_epochs == epochs
+    assert same(weights, others)
+
+
+def test_views_are_what_the_first_epochs_saw(data):
+    _, plain, _ = train(None, data, flip=True)
+    _, epochs, kept = train(2, data, flip=True)
+    assert kept.views.augmented
+    assert epochs[:2] == plain[:2]
+    assert epochs[2:] != plain[2:]
+    # Two different ones, each read again in the order of a later epoch.
+    features = kept.views.kept.get(np.arange(2 * 28))
+    assert not np.allclose(features[:28], features[28:])
+    batches = iter(kept.views.batches(2 * 28, Share()))
+    labels, seen = [], []
+    for _ in range(7):
+        batch = next(batches)
+        labels += batch["label"].numpy().tolist()
+        seen += batch["features"].numpy().tolist()
+    order = iter(
+        Pipeline().order(data.splits["train"], BATCH, 0, 2 * 28, Share())
+    )
+    assert (
+        labels
+        == np.concatenate([next(order)["label"] for _ in range(7)]).tolist()
+    )
+
+    def rows_of(values):
+        return sorted(map(tuple, np.asarray(values, np.float32).tolist()))
+
+    assert rows_of(seen[:28]) == rows_of(features[:28])
+    assert rows_of(seen[28:]) == rows_of(features[28:])
+
+
+def test_without_augmentation_one_view_is_enough(data):
+    """The rows of a batch are others when features are made: rounding."""
+    plain, epochs, _ = train(None, data, dropout=0.3)
+    weights, their_epochs, kept = train(
+        "auto", data, dropout=0.3, steps_per_call=3
+    )
+    assert kept.views.count == 1 and not kept.views.augmented
+    for mine, theirs in zip(epochs, their_epochs, strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            assert b == pytest.approx(a, rel=1e-4)
+    for a, b in zip(plain, weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_one_view_asked_for_is_the_clean_picture(data):
+    _, _, kept = train(1, data, flip=True)
+    assert "nothing is augmented" in kept.description[-1]
+    examples = data.splits["train"]
+    batches = Pipeline().evaluation(examples, 32, 7)
+    images = np.concatenate([batch["image"] for batch in batches])
+    clean = build(flip=True).features(images, training=False)
+    np.testing.assert_allclose(
+        kept.views.kept.get(np.arange(len(examples))), clean, atol=1e-5
+    )
+
+
+def test_the_whole_model_has_learned(data):
+    """What is saved is the model from pixels on."""
+    built_weights, epochs, _ = train(2, data, flip=True)
+    built = build(flip=True)
+    built.model.set_weights(built_weights)
+    images = np.stack(
+        [
+            built_image["image"].numpy()[0]
+            for built_image in Pipeline().evaluation(
+                data.splits["validation"], 32, 1
+            )
+        ]
+    )
+    predicted = built.model.predict(images, verbose=0).argmax(-1)
+    accuracy = (predicted == data.splits["validation"].labels).mean()
+    best = max(epochs, key=lambda e: -e[1]["loss"])
+    assert accuracy == best[1]["accuracy"]
+
+
+def test_the_cut_lies_below_the_first_thing_that_is_trained():
+    assert build("none").features is None
+    assert build("all").features.output.shape == (None, 32)
+    assert (
+        build("all", pooling="flatten").features.output.shape[1] == 8 * 8 * 32
+    )
+    assert build("relu1").features.output.shape == (None, 16, 16, 16)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3))
+    for freeze in ("all", "relu1"):
+        built = build(freeze)
+        np.testing.assert_array_equal(
+            built.model(pixels, training=False),
+            built.from_features(
+                built.features(pixels, training=False), training=False
+            ),
+        )
+        # Nothing of the model was used twice: its layers have one output.
+        for layer in built.model.layers:
+            assert len(layer._inbound_nodes) == 1
+
+
+def test_unreadable_examples_stay_out_in_all_epochs(data):
+    examples = data.splits["train"]
+    broken = int(examples.rows[3])
+    read = examples.read
+
+    def reads_all_but_one(row):
+        check = tf.debugging.Assert(row != broken, ["broken"])
+        with tf.control_dependencies([check] if check else []):
+            return tf.identity(read(row))
+
+    splits = {
+        **data.splits,
+        "train": dataclasses.replace(examples, read=reads_all_but_one),
+    }
+    torn = dataclasses.replace(data, splits=splits)
+    _, epochs, _ = train(None, torn)
+    _, their_epochs, kept = train(1, torn)
+    assert (kept.views._weights == 0).sum() == 1
+    assert their_epochs[-1][0]["loss"] == pytest.approx(
+        epochs[-1][0]["loss"], rel=1e-4
+    )
+
+
+def test_half_precision_features_are_kept_as_they_are(data):
+    _, epochs, kept = train("auto", data, dtype="mixed_bfloat16")
+    assert kept.views.kept.dtype.name == "bfloat16"
+    assert epochs[-1][0]["loss"] < epochs[0][0]["loss"]
+
+
+def test_what_can_not_be_is_refused_and_auto_does_without(data, monkeypatch):
+    with pytest.raises(UserError, match="nothing of the backbone is frozen"):
+        decide(2, build("none"), data)
+    for wrong in (0, True, "all", 1.5):
+        with pytest.raises(UserError, match=r"feature_views is .*expected"):
+            decide(wrong, build(), data)
+    assert decide("auto", build("none"), data).views is None
+    assert not decide("auto", build(), data, epochs=1).evaluated
+
+    class Two:
+        workers = 2
+
+    served = Pipeline(service="grpc://127.0.0.1:1")
+    for reason, how in (
+        ("2 workers would need", {"world": Two}),
+        ("service may leave out", {"pipeline": served}),
+    ):
+        with pytest.raises(UserError, match=reason):
+            decide(2, build(), data, **how)
+        kept = decide("auto", build(), data, **how)
+        assert kept.views is None and kept.evaluated
+        assert reason in kept.description[-1]
+    monkeypatch.setattr(rows, "free_memory", lambda: 0)
+    assert decide("auto", build(), data).views.kept.place == "disk"
+    monkeypatch.setattr(rows, "free_disk", lambda: 0)
+    kept = decide("auto", build(), data)
+    assert kept.views is None and not kept.evaluated
+    assert "find no room" in kept.description[-1]
+
+
+def test_a_scratch_file_serves_as_well(data, monkeypatch):
+    weights, epochs, _ = train(2, data, flip=True)
+    monkeypatch.setattr(rows, "free_memory", lambda: 0)
+    others, their_epochs, kept = train(2, data, flip=True)
+    assert kept.views.kept.place == "disk"
+    assert "scratch file" in kept.description[0]
+    assert their_epochs == epochs and same(weights, others)
+
+
+def test_what_is_saved_is_counted(data):
+    kept = decide(2, build(flip=True), data)
+    # 2 views of 28 and 12, instead of 4 times 40.
+    assert (
+        "68 pictures pass the frozen part instead of 160"
+        in (kept.description[0])
+    )
+    kept = decide("auto", build(flip=True), data)
+    assert "124 pictures pass" in kept.description[0]
+    assert "save 56 more" in kept.description[1]
+
+
+@pytest.mark.parametrize("place", rows.PLACES)
+def test_rows_are_there_when_they_were_put(place):
+    kept = Rows(5, (2, 3), np.float32, place)
+    values = np.arange(30, dtype=np.float32).reshape(5, 2, 3)
+    assert not kept.has(np.arange(5)).any()
+    kept.put(np.array([4, 1]), values[[4, 1]])
+    assert kept.has(np.arange(5)).tolist() == [False, True, False, False, True]
+    np.testing.assert_array_equal(kept.get(np.array([1, 4])), values[[1, 4]])
+    assert not kept.are_complete
+    kept.put(np.array([0, 2, 3]), values[[0, 2, 3]])
+    assert kept.are_complete
+    np.testing.assert_array_equal(kept.get(np.arange(5)), values)
+
+
+def test_room_is_a_share_of_what_is_free(monkeypatch):
+    monkeypatch.setattr(rows, "free_memory", lambda: 400)
+    monkeypatch.setattr(rows, "free_disk", lambda: 1000)
+    assert [rows.place(n) for n in (100, 101, 500, 501)] == [
+        "memory",
+        "disk",
+        "disk",
+        None,
+    ]
+    assert rows.place(50, taken=51) == "disk"
+    assert rows.size(3, (4, 5), np.float16) == 120
+
+
+def test_a_container_limits_memory(monkeypatch):
+    said = {"memory.max": "5000", "memory.current": "4000"}
+
+    def read(path):
+        return said[path.rpartition("/")[2]]
+
+    monkeypatch.setattr(rows, "_read", lambda path: read(path))
+    said |= {"memory.limit_in_bytes": "max", "memory.usage_in_bytes": "0"}
+    assert rows.free_memory() == 1000
+    said["memory.max"] = "max"
+    assert rows.free_memory() > 1000
+
+
+FROZEN = [
+    "shapes.examples = 90",
+    "train.epochs = 4",
+    "classifier.freeze = 'all'",
+    "softmax_head.dropout = 0.5",
+    "train.feature_views = 2",
+    "Checkpoints.every_steps = 1",
+]
+
+
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 6])
+def test_a_stopped_run_makes_its_features_again(in_tmp, monkeypatch, step):
+    """While views are made, and while they are read."""
+    on_step = ProgressObserver.on_step
+
+    def interrupt(self, epoch, now, figures):
+        on_step(self, epoch, now, figures)
+        if now == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    expected = framework.run("gin/smoke.gin", FROZEN)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(ProgressObserver, "on_step", interrupt)
+        framework.run("gin/smoke.gin", FROZEN)
+    result = framework.run("gin/smoke.gin", FROZEN)
+    assert result.history.continued == 1
+    assert (
+        result.summary["weights_sha256"] == (expected.summary["weights_sha256"])
+    )
