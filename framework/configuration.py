@@ -41,6 +41,7 @@ _OWN_MODULES = (
     "framework.training.distribution",
     "framework.training.optimizers",
     "framework.training.early_stopping",
+    "framework.modes.benchmark",
     "framework.modes.doctor",
     "framework.modes.prepare",
     "framework.modes.train",

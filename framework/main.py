@@ -32,9 +32,9 @@ _IMPORT = flags.DEFINE_multi_string(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "doctor", "prepare"],
+    ["train", "doctor", "prepare", "benchmark"],
     "What to do: train; examine the data, changing nothing; write the data as "
-    "shards, for a cluster to read.",
+    "shards, for a cluster to read; measure where the time goes.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -51,6 +51,11 @@ _APPLY = flags.DEFINE_bool(
     False,
     "After --mode=doctor: train at once, without what it quarantined. No file "
     "is moved or changed.",
+)
+_PROFILE = flags.DEFINE_bool(
+    "profile",
+    False,
+    "With --mode=train: trace ten updates, for TensorBoard's profiler.",
 )
 
 
@@ -87,6 +92,11 @@ def main(argv: list[str]) -> None:
                 f"--apply is given with --mode={_MODE.value}; expected "
                 "--mode=doctor, whose findings it applies."
             )
+        if _PROFILE.value and _MODE.value != "train":
+            raise UserError(
+                f"--profile is given with --mode={_MODE.value}; expected "
+                "--mode=train, whose updates it traces."
+            )
         with standard_error_without(_NOISE):
             from framework.running import run
 
@@ -97,6 +107,7 @@ def main(argv: list[str]) -> None:
             mode=_MODE.value,
             workdir=_WORKDIR.value,
             new=_NEW.value,
+            profile=_PROFILE.value,
         )
         if _APPLY.value:
             run(

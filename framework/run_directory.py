@@ -422,7 +422,11 @@ class LogObserver(Observer):
                 continue
             scalars = dict(figures[split])
             if split == "train":
-                for name in ("learning_rate", "images_per_second"):
+                for name in (
+                    "learning_rate",
+                    "images_per_second",
+                    "input_wait",
+                ):
                     scalars[name] = figures[name]
             with self._run.writing():
                 self._write_summary(split, figures["step"], scalars)

@@ -20,6 +20,7 @@ def run(
     mode: str = "train",
     workdir: str | None = None,
     new: bool = False,
+    profile: bool = False,
     console: Console | None = None,
 ) -> Any:
     """Does what `python -m framework.main` does, and returns the result.
@@ -34,6 +35,7 @@ def run(
             `runs/<the gin file's name>`.
         new: begin anew, also where an unfinished run of the same
             configuration could be continued.
+        profile: trace ten updates of training, for TensorBoard.
         console: where to write; standard output by default.
 
     Returns:
@@ -69,5 +71,6 @@ def run(
         locate=locate,
         fingerprint=lambda: fingerprint(configuration.operative()),
         at_hand=lambda: Diagnosis.newest(numbered(f"{name}/doctor")),
+        profile=profile,
         console=console,
     )

@@ -6,24 +6,23 @@ import dataclasses
 import functools
 import io
 import os
-import secrets
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from rich.console import Console
 
 from framework.console import say, some
 from framework.data.doctor.diagnosis import Diagnosis
-from framework.data.pipeline import Pipeline, Share, example_ids
+from framework.data.pipeline import Pipeline, example_ids
 from framework.data.source import StreamedExamples
 from framework.errors import UserError
 from framework.evaluation import report
-from framework.evaluation.predictions import Predictions, Predictor
+from framework.evaluation.predictions import Predictions
 from framework.model.classifier import Classifier
+from framework.modes.recipe import Recipe, Setup
 from framework.registry import MODES
 from framework.run_directory import (
     SUMMARY,
@@ -37,13 +36,11 @@ from framework.training import resuming
 from framework.training.checkpoints import Checkpoints, CheckpointStore
 from framework.training.distribution import Distribution, World
 from framework.training.early_stopping import EarlyStopping
-from framework.training.features import once
-from framework.training.optimizers import make_optimizer
-from framework.training.precision import check_precision
-from framework.training.precision import precision as use_precision
+from framework.training.profiling import Profiler
 from framework.training.progress import ProgressObserver
 from framework.training.state import Plan
-from framework.training.trainer import History, Trainer, validation
+from framework.training.throughput import verdict
+from framework.training.trainer import History, validation
 
 _ALL_DEVICES = Distribution()
 _NOW_AND_THEN = Checkpoints()
@@ -72,55 +69,29 @@ class Result:
 class _Training:
     """What of a run is the same whatever data it is trained on; see `train`."""
 
-    classifier: Callable[..., Classifier]
-    optimizer: Callable[..., keras.optimizers.Optimizer]
-    pipeline: Pipeline
+    recipe: Recipe
+    world: World
+    console: Console
     checkpoints: Checkpoints
     early_stopping: EarlyStopping | None
-    schedule: Callable[[int], Any] | None
-    epochs: int
-    batch_size: int
-    accumulation: int
-    steps_per_call: int
-    feature_views: int | str | None
-    precision: str
-    seed: int
     callbacks: Sequence[keras.callbacks.Callback]
-    deterministic: bool
+    profile: bool
+    fingerprint: Callable[[], str]
 
-    def on(
-        self,
-        data: Data,
-        world: World,
-        console: Console,
-        locate: Callable[[], RunDirectory],
-        fingerprint: Callable[[], str],
-    ) -> Result:
+    def on(self, data: Data, locate: Callable[[], RunDirectory]) -> Result:
         """Trains on `data`, judges and saves."""
-        keras.utils.clear_session()  # Forgets the precision, too.
-        with use_precision(self.precision):
-            return self._on(data, world, console, locate, fingerprint)
+        with self.recipe.on(data, self.world) as setup:
+            return self._run(data, setup, locate)
 
-    def _on(
-        self,
-        data: Data,
-        world: World,
-        console: Console,
-        locate: Callable[[], RunDirectory],
-        fingerprint: Callable[[], str],
+    def _run(
+        self, data: Data, setup: Setup, locate: Callable[[], RunDirectory]
     ) -> Result:
-        seed, pipeline = self.seed, self.pipeline
-        keras.utils.set_random_seed(seed)
-        # TPUs are deterministic anyway, and XLA refuses max pooling with it.
-        if self.deterministic and world.kind != "tpu":
-            tf.config.experimental.enable_op_determinism()
-        plan = Plan(len(data.splits["train"]), self.batch_size, self.epochs)
-        rows = world.share.rows(self.batch_size)
-        if rows % self.accumulation:
-            raise UserError(
-                f"train.accumulation is {self.accumulation}, and each replica "
-                f"has {rows} rows of a batch; expected a divisor of {rows}."
-            )
+        world, console, pipeline = (
+            self.world,
+            self.console,
+            self.recipe.pipeline,
+        )
+        plan, built, trainer = setup.plan, setup.built, setup.trainer
         early_stopping = self.early_stopping
         if early_stopping and early_stopping.split not in data.splits:
             say(
@@ -129,62 +100,11 @@ class _Training:
                 "all epochs are trained and the last one's weights kept.",
             )
             early_stopping = None
-
-        # Backbone, head and preprocessing -> classifier.
-        with world.strategy.scope():
-            built = self.classifier(
-                data.num_classes, compiled=world.kind == "tpu"
-            )
-            kept = once(
-                self.feature_views, built, data, pipeline, world, plan, seed
-            )
-            trainer = Trainer(
-                built,
-                make_optimizer(self.optimizer, self.schedule, plan.total_steps),
-                world,
-                self.accumulation,
-                kept.views,
-            )
-            predictor = Predictor(built, world)
-        for line in built.description:
+        for line in setup.description:
             say(console, line)
-        _say_what_is_trained(console, built, plan)
-        for line in (world.description, *kept.description):
-            say(console, line)
-
-        # Splits -> batches.
-        for line in pipeline.description:
-            say(console, line)
-        # On a data service: the same for all workers, another at each start.
-        job = world.from_chief(secrets.token_hex(8))
-
-        def batches(first_position: int, share: Share) -> tf.data.Dataset:
-            return pipeline.training(
-                data.splits["train"],
-                built.image_size,
-                self.batch_size,
-                seed,
-                first_position,
-                ()
-                if kept.views and not kept.views.augmented
-                else built.augmentation_in_pipeline,
-                share,
-                job,
-            )
-
-        evaluated = {
-            name: pipeline.evaluation(
-                examples, built.image_size, self.batch_size, world.share
-            )
-            for name, examples in data.splits.items()
-            if name != "train"
-        }
-
-        for name, features in kept.evaluated.items():
-            predictor.keep(evaluated[name], features)
 
         # Run directory -> where to begin.
-        facts = resuming.facts(data, fingerprint())
+        facts = resuming.facts(data, self.fingerprint())
         world.check_alike(facts)
         store = CheckpointStore(None, self.checkpoints)
 
@@ -211,7 +131,7 @@ class _Training:
             state, memories = resuming.restore(
                 found, built.model, trainer.optimizer, self.callbacks
             )
-            stream = trainer.stream(batches, plan, state.step)
+            stream = trainer.stream(setup.batches, plan, state.step)
             trainer.trace(stream, state.step)
             run.path = world.chief_does(run.create)
             if world.is_chief:
@@ -229,39 +149,41 @@ class _Training:
                     f"Taken up again after step {state.step} of "
                     f"{plan.total_steps}."
                     + " The features of the steps before are made again."
-                    * (kept.views is not None and state.step > 0),
+                    * (trainer.views is not None and state.step > 0),
                 )
 
             # Batches -> trained weights.
             observers = [ProgressObserver(console, plan, state.step)]
             if world.is_chief:
                 observers.append(LogObserver(run, state.epochs))
+            if world.is_chief and self.profile:
+                observers.append(Profiler(run.file("tensorboard"), state.step))
+            held_out = setup.evaluated.get("validation")
             history = trainer.fit(
                 plan,
-                batches,
-                validation(
-                    predictor, evaluated["validation"], pipeline.max_unreadable
-                )
-                if "validation" in evaluated
-                else None,
+                setup.batches,
+                held_out
+                and validation(
+                    setup.predictor, held_out, pipeline.max_unreadable
+                ),
                 early_stopping,
                 self.callbacks,
                 observers,
                 max_unreadable=pipeline.max_unreadable,
                 names=lambda positions: example_ids(
-                    data.splits["train"], positions, seed
+                    data.splits["train"], positions, self.recipe.seed
                 ),
                 state=state,
                 callback_states=memories,
                 checkpoints=store,
                 facts=facts,
                 stream=stream,
-                steps_per_call=self.steps_per_call,
+                steps_per_call=setup.steps_per_call,
             )
             _say_how_it_ended(console, history, plan)
-            summary = _judge(
-                console, world, run, data, predictor, evaluated, pipeline
-            )
+            if world.kind != "tpu":
+                say(console, verdict(history.input_wait))
+            summary = _judge(console, world, run, data, setup, pipeline)
             summary["unreadable"][:0] = history.unreadable
             _report_unreadable(console, summary["unreadable"])
             summary["train"] = {
@@ -270,6 +192,7 @@ class _Training:
                 "best_epoch": history.best_epoch + 1,
                 "stopped_early": history.stopped_early,
                 "images_per_second": history.images_per_second,
+                "input_wait": history.input_wait,
                 "seconds": history.seconds,
                 "continued": history.continued,
                 "workers": world.workers,
@@ -290,7 +213,9 @@ class _Training:
         )
 
 
-@MODES.register(given=["locate", "fingerprint", "console", "at_hand"])
+@MODES.register(
+    given=["locate", "fingerprint", "console", "at_hand", "profile"]
+)
 def train(
     locate: Callable[[], RunDirectory],
     fingerprint: Callable[[], str],
@@ -305,15 +230,17 @@ def train(
     epochs: int = 10,
     batch_size: int = 32,
     accumulation: int = 1,
-    steps_per_call: int = 1,
+    steps_per_call: int | str = "auto",
     feature_views: int | str | None = "auto",
     precision: str = "float32",
+    xla: bool | str = "auto",
     seed: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     deterministic: bool = True,
     doctor: str | None = None,
     folds: int | None = None,
     at_hand: Callable[[], Diagnosis | None] = lambda: None,
+    profile: bool = False,
     console: Console | None = None,
 ) -> Result:
     """Trains, evaluates, reports, exports.
@@ -336,13 +263,16 @@ def train(
         batch_size: examples an update, over all replicas.
         accumulation: in how many parts a replica works through its rows of a
             batch, to save memory.
-        steps_per_call: updates between two looks of the host.
+        steps_per_call: updates between two looks of the host; "auto": 32 on a
+            TPU, else 1.
         feature_views: how many views of a picture a frozen part of the
             backbone works on, once, whatever the number of epochs; "auto": one
             where nothing is augmented, else one an epoch, as it is without
             this; 1 switches augmentation off. None has it work in every epoch,
             on the validation split too. See `framework.training.features`.
-        precision: "float32", "mixed_bfloat16", "mixed_float16" or "float64".
+        precision: "float32", "mixed_bfloat16", "mixed_float16" or "float64";
+            "auto": 16 bits where the devices are made for it.
+        xla: whether XLA compiles an update; "auto": on a TPU only.
         seed: of weights, order, augmentation and dropout.
         callbacks: Keras callbacks.
         deterministic: same seed, same machine: same weights. Some operations
@@ -354,6 +284,7 @@ def train(
             None trains one model.
         at_hand: finds what a doctor said earlier, to report leaks where
             `doctor` is None; it changes nothing.
+        profile: write a trace of ten updates, for TensorBoard.
         console: where to write.
 
     Raises:
@@ -362,43 +293,40 @@ def train(
         Interrupted: asked to stop; the run is saved.
         WorkerLost: another worker is gone.
     """
-    if not 0 <= seed < 2**32:
+    if folds is not None and folds < 2:
         raise UserError(
-            f"train.seed is {seed}; expected a whole number, 0 or more and "
-            "less than 2**32."
+            f"train.folds is {folds}; expected a whole number, at least 2, or "
+            "None."
         )
-    for name, value, least in (
-        ("accumulation", accumulation, 1),
-        ("steps_per_call", steps_per_call, 1),
-        ("folds", 2 if folds is None else folds, 2),
-    ):
-        if value < least:
-            raise UserError(
-                f"train.{name} is {value}; expected a whole number, at least "
-                f"{least}."
-            )
-    check_precision(precision)
+    recipe = Recipe(
+        classifier,
+        optimizer,
+        pipeline,
+        schedule,
+        epochs,
+        batch_size,
+        accumulation,
+        steps_per_call,
+        feature_views,
+        precision,
+        xla,
+        seed,
+        deterministic,
+    )
     # Devices -> replicas. First of all: workers can't be joined later.
     world = distribution.make()
     console = console or Console()
     if not world.is_chief:
         console = Console(quiet=True)
     training = _Training(
-        classifier=classifier,
-        optimizer=optimizer,
-        pipeline=pipeline,
-        checkpoints=checkpoints,
-        early_stopping=early_stopping,
-        schedule=schedule,
-        epochs=epochs,
-        batch_size=batch_size,
-        accumulation=accumulation,
-        steps_per_call=steps_per_call,
-        feature_views=feature_views,
-        precision=precision,
-        seed=seed,
-        callbacks=callbacks,
-        deterministic=deterministic,
+        recipe,
+        world,
+        console,
+        checkpoints,
+        early_stopping,
+        callbacks,
+        profile,
+        fingerprint,
     )
     with world.together():
         # Task -> source -> splits.
@@ -426,11 +354,9 @@ def train(
         if folds is None:
             (data,) = parts
             _announce(console, data)
-            result = training.on(data, world, console, locate, fingerprint)
+            result = training.on(data, locate)
         else:
-            result = _cross_validate(
-                training, parts, world, console, locate, fingerprint
-            )
+            result = _cross_validate(training, parts, locate)
         # Nobody leaves before the chief is done, or it breaks its peers.
         world.part()
     return result
@@ -452,12 +378,10 @@ def _with_leaks(
 def _cross_validate(
     training: _Training,
     parts: Sequence[Data],
-    world: World,
-    console: Console,
     locate: Callable[[], RunDirectory],
-    fingerprint: Callable[[], str],
 ) -> Result:
     """Trains once for each fold; judges all of them by what none had seen."""
+    console = training.console
     whole: RunDirectory | None = None
 
     def locate_fold(name: str) -> RunDirectory:
@@ -481,8 +405,10 @@ def _cross_validate(
                 ) from error
             fold = dataclasses.replace(training, callbacks=callbacks)
             place = functools.partial(locate_fold, f"fold-{number}")
-            results.append(fold.on(data, world, console, place, fingerprint))
-        summary = world.chief_does(lambda: _pool(console, whole, results))
+            results.append(fold.on(data, place))
+        summary = training.world.chief_does(
+            lambda: _pool(console, whole, results)
+        )
     finally:
         if whole is not None:
             whole.close()
@@ -546,8 +472,7 @@ def _judge(
     world: World,
     run: RunDirectory,
     data: Data,
-    predictor: Predictor,
-    evaluated: dict[str, tf.data.Dataset],
+    setup: Setup,
     pipeline: Pipeline,
 ) -> dict[str, Any]:
     """Trained weights -> figures and predictions, by split."""
@@ -562,8 +487,8 @@ def _judge(
         "unreadable": [],
     }
     judged = report.judged_split(data.splits)
-    for name, batches in evaluated.items():
-        predictions = predictor.predict(batches, pipeline.max_unreadable)
+    for name, batches in setup.evaluated.items():
+        predictions = setup.predictor.predict(batches, pipeline.max_unreadable)
         summary["unreadable"] += predictions.unreadable
         figures = report.quality(predictions, data.class_names)
         if judged and name == judged[0]:
@@ -592,25 +517,11 @@ def _as_it_was_left(
         unreadable=tuple(summary["unreadable"]),
         seconds=train["seconds"],
         images_per_second=train["images_per_second"],
+        input_wait=train["input_wait"],
         continued=train["continued"],
     )
     classes = tuple(summary["data"]["classes"])
     return Result(model, history, summary, run.path, classes)
-
-
-def _say_what_is_trained(
-    console: Console, built: Classifier, plan: Plan
-) -> None:
-    counts = [
-        sum(v.shape.num_elements() for v in variables)
-        for variables in (built.model.trainable_variables, built.model.weights)
-    ]
-    say(
-        console,
-        f"{counts[0]:,} of {counts[1]:,} parameters are trained, for "
-        f"{plan.epochs} epochs of {plan.last_step(0)} steps at batch "
-        f"{plan.batch_size}.",
-    )
 
 
 def _announce(console: Console, data: Data) -> None:

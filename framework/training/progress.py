@@ -51,7 +51,7 @@ class ProgressObserver(Observer):
         self._last_time, self._last_step = now, step
         values = figures()
         text = (
-            f"{rate * self._plan.batch_size:.0f} images/s  "
+            f"{_pace(values)}  "
             f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.4f}"
         )
         first = self._plan.last_step(epoch - 1)
@@ -91,7 +91,7 @@ class ProgressObserver(Observer):
         parts = [
             f"epoch {figures['epoch']}/{self._plan.epochs}",
             f"{figures['seconds']:.0f} s",
-            f"{figures['images_per_second']:.0f} images/s",
+            _pace(figures),
         ]
         for split in ("train", "validation"):
             for name, value in figures.get(split, {}).items():
@@ -103,6 +103,13 @@ class ProgressObserver(Observer):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def _pace(figures: dict) -> str:
+    waited = figures["input_wait"]
+    return f"{figures['images_per_second']:.0f} images/s" + (
+        f", {waited:.0%} waiting for input" if waited >= 0.01 else ""
+    )
 
 
 def _clock(seconds: float) -> str:

@@ -63,6 +63,9 @@ class TrainState:
         epochs: an entry an epoch that is complete, as in `History`.
         loss, correct, examples: sums over the epoch under way.
         epoch_seconds: spent in the epoch under way, in training alone.
+        timed_steps, timed_seconds, waited: the updates of the epoch under way
+            but for the first of each start; what they took; how much of that
+            they waited for pictures.
         seconds: spent in all, before the process at work now started.
         unreadable: ids of training examples that did not decode; a set that
             keeps its order.
@@ -78,6 +81,9 @@ class TrainState:
     correct: float = 0.0
     examples: float = 0.0
     epoch_seconds: float = 0.0
+    timed_steps: int = 0
+    timed_seconds: float = 0.0
+    waited: float = 0.0
     seconds: float = 0.0
     unreadable: dict[str, None] = dataclasses.field(default_factory=dict)
     best_epoch: int = 0
@@ -91,8 +97,17 @@ class TrainState:
         count = max(self.examples, 1.0)
         return {"loss": self.loss / count, "accuracy": self.correct / count}
 
+    def pace(self, batch_size: int) -> dict[str, float]:
+        """Of the epoch under way, as `throughput` explains it."""
+        seconds = max(self.timed_seconds, 1e-9)
+        return {
+            "images_per_second": self.timed_steps * batch_size / seconds,
+            "input_wait": min(self.waited / seconds, 1.0),
+        }
+
     def begin_epoch(self) -> None:
         self.loss = self.correct = self.examples = self.epoch_seconds = 0.0
+        self.timed_steps, self.timed_seconds, self.waited = 0, 0.0, 0.0
 
     def pack(
         self,

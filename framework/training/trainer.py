@@ -32,9 +32,11 @@ from framework.training.interruption import (
     interruption,
 )
 from framework.training.state import Plan, TrainState
+from framework.training.throughput import throughput
 
-# What a replica reports of a step, summed over all replicas.
-_LOSS, _LOSSES, _CORRECT, _EXAMPLES, _LEAVE, _SAVE = range(6)
+# What a replica reports of a step, summed over all replicas; and how many
+# seconds this worker waited for the batch.
+_LOSS, _LOSSES, _CORRECT, _EXAMPLES, _LEAVE, _SAVE, _WAITED = range(7)
 
 # What an update starts from: pixels; pixels whose features are kept, see
 # `features.Views`; or these features.
@@ -48,7 +50,8 @@ class History:
     Attributes:
         epochs: an entry an epoch: `{"epoch": 1, "step": ..., "train":
             {"loss": ..., "accuracy": ...}, "validation": {...},
-            "learning_rate": ..., "images_per_second": ..., "seconds": ...}`.
+            "learning_rate": ..., "images_per_second": ..., "input_wait": ...,
+            "seconds": ...}`.
             "train" is measured while training, with augmentation and
             dropout; "validation" without.
         best_epoch: index of the epoch whose weights the model holds in the
@@ -56,7 +59,11 @@ class History:
         stopped_early: whether training ended before the last epoch.
         unreadable: ids of training examples that did not decode.
         seconds: spent in all, validation included.
-        images_per_second: in training alone.
+        images_per_second: in training alone: without the first update of each
+            start, which builds and compiles, without validation and
+            checkpoints.
+        input_wait: the share of that time spent waiting for pictures; 0 on a
+            TPU, where it is not measured.
         continued: how often the run was taken up again after a stop.
     """
 
@@ -66,6 +73,7 @@ class History:
     unreadable: tuple[str, ...]
     seconds: float
     images_per_second: float
+    input_wait: float
     continued: int = 0
 
 
@@ -82,6 +90,7 @@ class Trainer:
             statistics are those of a part.
         views: where the classifier's frozen part makes its features once; None
             has it make them in every update.
+        compiled: whether XLA compiles an update. (On a TPU it does anyway.)
 
     Raises:
         UserError: the optimizer does by itself what is done here.
@@ -94,6 +103,7 @@ class Trainer:
         world: World,
         accumulation: int = 1,
         views: Views | None = None,
+        compiled: bool = False,
     ):
         self.classifier = classifier
         self.model = classifier.model
@@ -114,6 +124,11 @@ class Trainer:
         )
         _draw_apart(self.model)
         self.views = views
+        self._update = (
+            tf.function(self._replica_step, jit_compile=True)
+            if compiled
+            else self._replica_step
+        )
         # What the frozen part's random layers draw from, as training begins.
         self._seeds = {
             id(generator): (generator.state, generator.state.numpy())
@@ -236,22 +251,32 @@ class Trainer:
                 norm.synchronized = value
 
     def _run_step(self, stream, asks, given):
-        """One update; what it reports [6], and of this worker's rows their
+        """One update; what it reports [7], and of this worker's rows their
         positions and weights [rows] and, if they are to be kept, features.
         """
-        batch = next(stream)
+        began = self._now()
+        with tf.control_dependencies([began]):
+            batch = next(stream)
+        with tf.control_dependencies(self._local(batch["position"])):
+            waited = tf.cast(self._now() - began, tf.float32)
         inputs = batch["features" if given == _FEATURES else "image"]
         report, *features = self.strategy.run(
-            self._replica_step,
+            self._update,
             args=(inputs, batch["label"], batch["weight"], asks, given),
         )
         return (
-            self._local(report)[0],
+            tf.concat([self._local(report)[0], [waited]], 0),
             *(
                 tf.concat(self._local(rows), 0)
                 for rows in (batch["position"], batch["weight"], *features)
             ),
         )
+
+    def _now(self):
+        """Seconds. (tf.timestamp refuses to work deterministically.)"""
+        if self.world.kind == "tpu":  # Knows no Python.
+            return tf.zeros([], tf.float64)
+        return tf.numpy_function(time.monotonic, [], tf.float64)
 
     def _run_one(self, stream, asks, given):
         """As `_run_many` once. A loop of one costs a millisecond more."""
@@ -427,6 +452,16 @@ class Trainer:
         started = time.monotonic()
         seconds_before = state.seconds
 
+        since, is_warm = started, False
+
+        def lap() -> None:
+            """Adds what was spent training since the last time."""
+            nonlocal since
+            now = time.monotonic()
+            state.epoch_seconds += now - since
+            state.timed_seconds += is_warm * (now - since)
+            since = now
+
         def save() -> None:
             state.seconds = seconds_before + time.monotonic() - started
             if self.world.is_chief:
@@ -467,6 +502,7 @@ class Trainer:
                     one = self._one.get_concrete_function(
                         stream, tf.zeros(2), given
                     )
+                    is_warm = False
                 since = time.monotonic()
                 while state.step < last:
                     count = min(steps_per_call, last - state.step)
@@ -491,10 +527,22 @@ class Trainer:
                             stream, tf.constant(count), asks, given
                         )
                     state.step += count
-                    run.check(epoch, state.step, report)
+                    run.check(epoch, state.step, report, is_warm)
+                    if is_warm:
+                        state.timed_steps += count
+                    else:
+                        # What the first one takes says nothing of the others.
+                        report[0].numpy()
+                    lap()
+                    is_warm = True
                     for observer in observers:
                         observer.on_step(
-                            epoch, state.step, lambda: state.figures
+                            epoch,
+                            state.step,
+                            lambda: {
+                                **state.figures,
+                                **state.pace(plan.batch_size),
+                            },
                         )
                     if callbacks:
                         keras_callbacks.on_train_batch_end(
@@ -503,14 +551,14 @@ class Trainer:
                         )
                     if run.leave or run.save:
                         run.flush()
-                        state.epoch_seconds += time.monotonic() - since
-                        since = time.monotonic()
+                        lap()
                         run.save = False
                         save()
                         if run.leave:
                             self._leave(asked, state, checkpoints)
+                        since = time.monotonic()
                 run.flush()
-                state.epoch_seconds += time.monotonic() - since
+                lap()
                 self._end_epoch(
                     plan, state, validate, early_stopping, observers
                 )
@@ -538,14 +586,13 @@ class Trainer:
         keras_callbacks.on_train_end(
             _keras_logs(state.epochs[state.best_epoch])
         )
-        images = state.step * plan.batch_size
         return History(
             epochs=state.epochs,
             best_epoch=state.best_epoch,
             stopped_early=state.stop,
             unreadable=tuple(state.unreadable),
             seconds=seconds_before + time.monotonic() - started,
-            images_per_second=images / sum(e["seconds"] for e in state.epochs),
+            **throughput(state.epochs),
             continued=state.continued,
         )
 
@@ -558,7 +605,6 @@ class Trainer:
         observers: Sequence["Observer"],
     ) -> None:
         epoch = len(state.epochs)
-        steps = state.step - plan.last_step(epoch - 1)
         figures = {
             "epoch": epoch + 1,
             "step": state.step,
@@ -566,9 +612,7 @@ class Trainer:
             "learning_rate": float(
                 keras.ops.convert_to_numpy(self.optimizer.learning_rate)
             ),
-            "images_per_second": steps
-            * plan.batch_size
-            / max(state.epoch_seconds, 1e-9),
+            **state.pace(plan.batch_size),
             "seconds": state.epoch_seconds,
         }
         with self._averaged_weights():
@@ -635,7 +679,7 @@ class Observer:
             epoch: from 0.
             step: updates so far.
             figures: gives the epoch's loss and accuracy up to the call
-                before.
+                before, "images_per_second" and "input_wait".
         """
 
     def on_epoch(self, figures: dict) -> None:
@@ -674,8 +718,8 @@ class _Run:
         self.leave = False
         self.save = False
 
-    def check(self, epoch: int, step: int, report) -> None:
-        self._pending.append((epoch, step, report))
+    def check(self, epoch: int, step: int, report, is_timed: bool) -> None:
+        self._pending.append((epoch, step, report, is_timed))
         if len(self._pending) > 1:
             self._look(*self._pending.popleft())
 
@@ -683,11 +727,13 @@ class _Run:
         while self._pending:
             self._look(*self._pending.popleft())
 
-    def _look(self, epoch: int, step: int, report) -> None:
+    def _look(self, epoch: int, step: int, report, is_timed: bool) -> None:
         sums, positions, weights, *features = (
             np.asarray(value) for value in report
         )
         state = self._state
+        if is_timed:
+            state.waited += float(sums[:, _WAITED].sum(dtype=np.float64))
         state.loss += float(sums[:, _LOSSES].sum(dtype=np.float64))
         state.correct += float(sums[:, _CORRECT].sum(dtype=np.float64))
         state.examples += float(sums[:, _EXAMPLES].sum(dtype=np.float64))
