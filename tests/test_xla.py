@@ -41,9 +41,10 @@ def test_the_step_compiles(in_tmp, some_pictures, monkeypatch, request, name):
         batch = next(self.stream(batches, plan))
         before = [v.numpy() for v in self.model.trainable_variables]
         step = tf.function(self._replica_step, jit_compile=True)
-        loss, _, correct, examples, *_ = step(
+        (report,) = step(
             batch["image"], batch["label"], batch["weight"], tf.zeros(2)
-        ).numpy()
+        )
+        loss, _, correct, examples, *_ = report.numpy()
         # XLA draws other random numbers: no figure can be compared.
         assert 0 < loss < 10
         assert 0 <= correct <= examples == 8

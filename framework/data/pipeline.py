@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from framework.data.images import RESIZES, decode, resize, to_rgb
+from framework.data.rows import PLACES
 from framework.data.source import Examples, IndexedExamples, StreamedExamples
 from framework.digests import digest
 from framework.errors import UserError
@@ -87,11 +88,16 @@ class Pipeline:
         service: the dispatcher of a tf.data service that makes the training
             batches, "grpc://host:port"; None makes them in this process.
             `python -m framework.data_service` starts one.
+        cache: where decoded pictures are kept after the first epoch:
+            "memory", "disk" (a scratch file), "none"; "auto" takes memory
+            where they fill less than a quarter of what is free. It changes
+            nothing but the speed.
     """
 
     resize: str = "squash"
     max_unreadable: float = 0.01
     service: str | None = None
+    cache: str = "auto"
 
     def __post_init__(self):
         if self.resize not in RESIZES:
@@ -103,6 +109,11 @@ class Pipeline:
             raise UserError(
                 f"pipeline.max_unreadable is {self.max_unreadable}; expected "
                 "a share from 0 to 1."
+            )
+        if self.cache not in ("auto", *PLACES, "none"):
+            raise UserError(
+                f"pipeline.cache is {self.cache!r}; expected 'auto', 'memory', "
+                "'disk' or 'none'."
             )
         if self.service is not None:
             _host_and_port(self.service)

@@ -79,19 +79,26 @@ def size(count: int, shape: Sequence[int], dtype: np.dtype) -> int:
     return count * int(np.prod(shape)) * np.dtype(dtype).itemsize
 
 
-def place(needed: int, taken: int = 0) -> str | None:
-    """Where so much can be kept: "memory", else on "disk", else None.
+def place(
+    needed: int, taken: int = 0, places: Sequence[str] = PLACES
+) -> str | None:
+    """Where so much can be kept; the first of `places` that has room, or None.
 
     A quarter of the memory that is free now may be taken, half of the disk.
 
     Args:
         needed: bytes.
         taken: bytes that were promised to others and need not be taken yet.
+        places: "memory", "disk".
     """
-    if needed + taken <= _SHARE_OF_MEMORY * free_memory():
-        return "memory"
-    if needed + taken <= _SHARE_OF_DISK * free_disk():
-        return "disk"
+    for name in places:
+        room = (
+            _SHARE_OF_MEMORY * free_memory()
+            if name == "memory"
+            else _SHARE_OF_DISK * free_disk()
+        )
+        if needed + taken <= room:
+            return name
     return None
 
 

@@ -78,16 +78,16 @@ class Predictor:
         self._step = tf.function(self._distributed, reduce_retracing=True)
         self._kept: dict[int, tuple[Rows, list[dict]]] = {}
 
-    def keep(self, batches: tf.data.Dataset, features: Rows) -> None:
-        """Has the frozen part see these batches once only.
+    def keep(self, batches: tf.data.Dataset, kept: Rows) -> None:
+        """Has these batches decoded, and seen by a frozen part, once only.
 
         Args:
             batches: as for `predict`, which they'll be passed to repeatedly;
                 the same object.
-            features: room for what the classifier's `features` make of this
-                worker's rows of them, padding included.
+            kept: room for this worker's rows, padding included: for what the
+                classifier's `features` make of them; or for the pictures.
         """
-        self._kept[id(batches)] = features, []
+        self._kept[id(batches)] = kept, []
 
     def _distributed(self, inputs, labels, given):
         strategy = self._world.strategy
@@ -165,25 +165,30 @@ class Predictor:
         self, batches: tf.data.Dataset
     ) -> Iterator[tuple[dict, tf.Tensor, tf.Tensor]]:
         """Each step's batch, outputs and losses."""
-        features, kept = self._kept.get(id(batches), (None, []))
-        if features is not None and features.are_complete:
-            for batch, places in kept:
-                rows = [tf.constant(features.get(place)) for place in places]
-                outputs, losses, _ = self._call(rows, batch, "features")
+        kept, steps = self._kept.get(id(batches), (None, []))
+        # Pictures are bytes, what a model makes of them never is.
+        of_features = kept is not None and kept.dtype != np.uint8
+        if kept is not None and kept.are_complete:
+            for batch, places in steps:
+                rows = [tf.constant(kept.get(place)) for place in places]
+                outputs, losses, *_ = self._call(
+                    rows, batch, "features" if of_features else "pixels"
+                )
                 yield batch, outputs, losses
             return
-        kept.clear()
+        steps.clear()
         first = 0
         for batch in self._by_step(batches):
             images = batch.pop("image")
-            if features is None:
-                yield batch, *self._call(images, batch, "pixels")
-                continue
-            outputs, losses, made = self._call(images, batch, "pixels, once")
-            places = np.split(first + np.arange(len(made)), len(images))
-            features.put(np.concatenate(places), made.numpy())
-            kept.append((batch, places))
-            first += len(made)
+            outputs, losses, *made = self._call(
+                images, batch, "pixels, once" if of_features else "pixels"
+            )
+            if kept is not None:
+                rows = made[0] if of_features else tf.concat(images, 0)
+                places = np.split(first + np.arange(len(rows)), len(images))
+                kept.put(np.concatenate(places), rows.numpy())
+                steps.append((batch, places))
+                first += len(rows)
             yield batch, outputs, losses
 
     def _call(self, inputs, batch: dict, given: str) -> list[tf.Tensor]:

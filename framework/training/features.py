@@ -1,4 +1,4 @@
-"""Turns a frozen part's work of every epoch into work that is done once.
+"""Turns work that every epoch would do alike into work that is done once.
 
 While part of a backbone is frozen, what it makes of a picture depends on the
 picture and its augmentation alone. So the first epochs train as ever, and what
@@ -8,6 +8,9 @@ each picture again, in its own order, and trains what is above.
 With as many views as epochs nothing is read twice and the run is the plain one.
 With fewer, augmentation shows so many variants of each picture instead of one
 an epoch. Without augmentation one view is all there is.
+
+Where nothing is frozen, or each epoch is to augment anew, decoding is what can
+be done once: then the views are the decoded pictures.
 """
 
 import dataclasses
@@ -29,12 +32,13 @@ from framework.training.state import Plan
 
 
 class Views:
-    """What the frozen part made of the training split.
+    """What was made of the training split: features, or decoded pictures.
 
     Args:
         kept: room for `count` views of each example.
         count: K; epoch e trains on view e modulo K.
-        augmented: whether the views are; else all are the clean picture.
+        key: "features", or "image" for decoded pictures.
+        augmented: whether augmentation came before what is kept.
         plan: of the run.
         seed: of the training order.
         order: that order, from (first position, share of each batch) to the
@@ -45,12 +49,14 @@ class Views:
         self,
         kept: Rows,
         count: int,
+        key: str,
         augmented: bool,
         plan: Plan,
         seed: int,
         order: Callable[[int, Share], tf.data.Dataset],
     ):
         self.count = count
+        self.key = key
         self.augmented = augmented
         # Updates until each example's views are there.
         self.complete_after = plan.last_step(count - 1)
@@ -73,7 +79,7 @@ class Views:
         Args:
             positions: int64 `[B]`, of the training order.
             weights: float32 `[B]`, 0 where an example did not decode.
-            features: `[B, ...]`.
+            features: `[B, ...]`; or pictures.
         """
         # The last batch may run into the first epoch that reads.
         mine = positions < self.count * self._examples
@@ -82,7 +88,7 @@ class Views:
         self._weights[places] = weights[mine]
 
     def batches(self, first_position: int, share: Share) -> tf.data.Dataset:
-        """As `Pipeline.training`, with "features" in place of "image".
+        """As `Pipeline.training`, with `key` from what is kept.
 
         Only once all of them are there: they are read ahead.
         """
@@ -98,7 +104,7 @@ class Views:
             size = batch["position"].shape
             return {
                 **batch,
-                "features": tf.ensure_shape(features, size + shape),
+                self.key: tf.ensure_shape(features, size + shape),
                 "weight": tf.ensure_shape(weights, size),
             }
 
@@ -107,11 +113,12 @@ class Views:
 
 @dataclasses.dataclass(frozen=True)
 class Once:
-    """What of a run's work with the frozen part is done once.
+    """What of a run's work is done once.
 
     Attributes:
         views: of the training split, or None: each epoch makes its own.
-        evaluated: room for the features of splits that are judged repeatedly.
+        evaluated: room for the features, or pictures, of splits that are
+            judged repeatedly.
         description: sentences for the start-up text.
     """
 
@@ -132,18 +139,20 @@ def once(
     """Decides what to keep and where.
 
     Args:
-        asked: how many views; "auto": one where nothing augments, else as
-            many as epochs, which is the plain way; None keeps nothing, and
-            nothing of the validation split either.
+        asked: how many views of features; "auto": one where nothing augments,
+            else as many as epochs, which is the plain way; None keeps no
+            features, and none of the validation split either.
         built: the classifier.
         data: all splits.
-        pipeline: makes the batches.
+        pipeline: makes the batches; its `cache` says where decoded pictures
+            may be kept.
         world: the replicas.
         plan: how long the run is.
         seed: of the training order.
 
     Raises:
-        UserError: so many views were asked for, and can't be had.
+        UserError: so many views, or such a place, were asked for and can't be
+            had.
     """
     if asked is not None and asked != "auto" and not _is_number(asked):
         raise UserError(
@@ -157,116 +166,189 @@ def once(
             "classifier.freeze = 'all' or a layer's name, or feature_views = "
             "'auto'."
         )
-    if asked is None or built.features is None or plan.epochs == 1:
+    if plan.epochs == 1:
         return Once(None, {}, ())
-    shape = tuple(built.features.output.shape[1:])
-    dtype = tf.as_dtype(built.features.output.dtype).as_numpy_dtype
-    promised = 0
+    return _Decision(built, data, pipeline, world, plan, seed).decide(asked)
 
-    def room(count: int) -> Rows | None:
-        nonlocal promised
-        needed = rows.size(count, shape, dtype)
-        where = rows.place(needed, promised)
-        if where is None:
-            return None
-        promised += needed
-        return Rows(count, shape, dtype, where)
 
-    augments = bool(
-        built.augmentation_in_model or built.augmentation_in_pipeline
-    )
-    count = asked
-    if asked == "auto":
-        count = plan.epochs if augments else 1
-    views, remarks = None, []
-    if count < plan.epochs:
-        why_not = _why_not(data, pipeline, world)
-        kept = None if why_not else room(count * plan.examples)
+@dataclasses.dataclass
+class _Decision:
+    """See `once`."""
+
+    built: Classifier
+    data: Data
+    pipeline: Pipeline
+    world: World
+    plan: Plan
+    seed: int
+    # Bytes given away already.
+    taken: int = 0
+
+    def decide(self, asked: int | str | None) -> Once:
+        keeps_features = self.built.features is not None and asked is not None
+        validation = len(self.data.splits.get("validation", ()))
+        padded = -(-validation // self.plan.batch_size) * self.plan.batch_size
+        judged = padded // self.world.workers
+        views, remarks = None, []
+        if keeps_features:
+            views, remarks = self._views_of_features(asked)
+        kept = None
+        if judged and keeps_features:
+            kept = self._room_for_features(judged)
+        if views is None:
+            views = self._views_of_pictures()
+        if judged and not keeps_features and self.pipeline.cache != "none":
+            kept = self._room_for_pictures(judged)
+        return Once(
+            views,
+            {} if kept is None else {"validation": kept},
+            (*self._in_words(views, kept, keeps_features), *remarks),
+        )
+
+    def _views_of_features(
+        self, asked: int | str
+    ) -> tuple[Views | None, list[str]]:
+        count = asked
+        if asked == "auto":
+            count = self.plan.epochs if self._augments else 1
+        if count >= self.plan.epochs:
+            return None, []
+        examples = self.plan.examples
+        why_not, kept = self._why_not(), None
+        if not why_not:
+            kept = self._room_for_features(count * examples)
+            why_not = "they find no room in memory and on the disk"
         if kept is None:
-            why_not = why_not or (
-                f"{_megabytes(count * plan.examples, shape, dtype)} of "
-                "features find no room in memory and on the disk"
-            )
+            text = f"The features of {count * examples:,} pictures are not kept"
             if asked != "auto":
                 raise UserError(
-                    f"train.feature_views is {asked}, but {why_not}. Expected "
-                    "feature_views = 'auto'."
+                    f"{text}: {why_not}. Expected train.feature_views = "
+                    "'auto', which then does without."
                 )
-            remarks.append(
-                f"The frozen part works anew in each epoch: {why_not}."
+            return None, [f"{text}: {why_not}."]
+        augmented = self._augments and count > 1
+        return self._views(kept, count, "features", augmented), []
+
+    def _views_of_pictures(self) -> Views | None:
+        if self.pipeline.cache == "none":
+            return None
+        why_not = self._why_not()
+        if self.built.augmentation_in_pipeline:
+            why_not = why_not or "the pipeline augments them"
+        kept = None if why_not else self._room_for_pictures(self.plan.examples)
+        if kept is None:
+            if self.pipeline.cache != "auto":
+                why_not = why_not or "they find no room there"
+                raise UserError(
+                    f"pipeline.cache is {self.pipeline.cache!r}, but decoded "
+                    f"pictures can't be kept: {why_not}. Expected 'auto' or "
+                    "'none'."
+                )
+            return None
+        return self._views(kept, 1, "image", False)
+
+    def _views(
+        self, kept: Rows, count: int, key: str, augmented: bool
+    ) -> Views:
+        order = functools.partial(
+            self.pipeline.order,
+            self.data.splits["train"],
+            self.plan.batch_size,
+            self.seed,
+        )
+        return Views(kept, count, key, augmented, self.plan, self.seed, order)
+
+    @property
+    def _augments(self) -> bool:
+        built = self.built
+        return bool(
+            built.augmentation_in_model or built.augmentation_in_pipeline
+        )
+
+    def _why_not(self) -> str | None:
+        if not isinstance(self.data.splits["train"], IndexedExamples):
+            return "the training split is too large to be indexed"
+        if self.world.workers > 1:
+            return (
+                f"{self.world.workers} workers would need each other's, since "
+                "every epoch deals the examples out anew"
             )
-        else:
-            order = functools.partial(
-                pipeline.order, data.splits["train"], plan.batch_size, seed
-            )
-            views = Views(
-                kept, count, augments and count > 1, plan, seed, order
-            )
-    evaluated = {}
-    if "validation" in data.splits:
-        size = len(data.splits["validation"])
-        padded = -(-size // plan.batch_size) * plan.batch_size
-        kept = room(padded // world.workers)
-        if kept is not None:
-            evaluated["validation"] = kept
-    remarks[:0] = _in_words(plan, data, views, evaluated, augments)
-    return Once(views, evaluated, tuple(remarks))
+        if self.pipeline.service is not None:
+            return "the tf.data service may leave out examples"
+        return None
+
+    def _room_for_features(self, count: int) -> Rows | None:
+        output = self.built.features.output
+        dtype = tf.as_dtype(output.dtype).as_numpy_dtype
+        return self._room(count, output.shape[1:], dtype, rows.PLACES)
+
+    def _room_for_pictures(self, count: int) -> Rows | None:
+        size, cache = self.built.image_size, self.pipeline.cache
+        # Files that are read again lie in memory, too, as far as there is
+        # room: a scratch file of pixels would be no faster.
+        places = ("memory",) if cache == "auto" else (cache,)
+        return self._room(count, (size, size, 3), np.uint8, places)
+
+    def _room(self, count, shape, dtype, places) -> Rows | None:
+        needed = rows.size(count, shape, dtype)
+        where = rows.place(needed, self.taken, places)
+        if where is None:
+            return None
+        self.taken += needed
+        return Rows(count, shape, dtype, where)
+
+    def _in_words(
+        self, views: Views | None, judged: Rows | None, keeps_features: bool
+    ) -> Iterator[str]:
+        """What is saved, counted in pictures."""
+        plan = self.plan
+        if keeps_features:
+            of_train = views if views and views.key == "features" else None
+            stores = [*([of_train.kept] if of_train else []), judged]
+            stores = [store for store in stores if store is not None]
+            if stores:
+                validation = len(self.data.splits.get("validation", ()))
+                made = plan.examples * (
+                    of_train.count if of_train else plan.epochs
+                ) + validation * (1 if judged else plan.epochs)
+                yield (
+                    f"Features once: {made:,} pictures pass the frozen part "
+                    "instead of "
+                    f"{plan.epochs * (plan.examples + validation):,}; "
+                    f"{_takes(stores)}."
+                )
+            more = (plan.epochs - 2) * plan.examples
+            if of_train is None:
+                if self._augments and more > 0 and not self._why_not():
+                    yield (
+                        "Each epoch augments anew. train.feature_views = 2 "
+                        "would keep two augmented views of each picture and "
+                        f"save {more:,} more."
+                    )
+            elif of_train.augmented:
+                yield (
+                    f"Each picture is augmented in {of_train.count} ways, "
+                    f"which {plan.epochs} epochs share."
+                )
+            elif self._augments:
+                yield "train.feature_views = 1: nothing is augmented."
+            judged = None
+        pictures = [
+            *([views.kept] if views and views.key == "image" else []),
+            *([judged] if judged is not None else []),
+        ]
+        if pictures:
+            yield f"Pictures are decoded once; {_takes(pictures)}."
+
+
+def _takes(stores: list[Rows]) -> str:
+    taken = sum(rows.size(len(r), r.shape, r.dtype) for r in stores)
+    on_disk = any(r.place == "disk" for r in stores)
+    return (
+        f"what is kept takes {taken / 1e6:,.0f} MB"
+        f"{', partly in a scratch file' if on_disk else ''}"
+    )
 
 
 def _is_number(asked: object) -> bool:
     return isinstance(asked, int) and not isinstance(asked, bool) and asked >= 1
-
-
-def _why_not(data: Data, pipeline: Pipeline, world: World) -> str | None:
-    if not isinstance(data.splits["train"], IndexedExamples):
-        return "the training split is too large to be indexed"
-    if world.workers > 1:
-        return (
-            f"{world.workers} workers would need each other's features, since "
-            "every epoch deals the examples out anew"
-        )
-    if pipeline.service is not None:
-        return "the tf.data service may leave out examples"
-    return None
-
-
-def _megabytes(count: int, shape: tuple[int, ...], dtype: np.dtype) -> str:
-    return f"{rows.size(count, shape, dtype) / 1e6:,.0f} MB"
-
-
-def _in_words(
-    plan: Plan,
-    data: Data,
-    views: Views | None,
-    evaluated: dict[str, Rows],
-    augments: bool,
-) -> Iterator[str]:
-    """What is saved, counted in pictures that pass the frozen part."""
-    stores = [*([views.kept] if views else []), *evaluated.values()]
-    if not stores:
-        return
-    judged = len(data.splits.get("validation", ()))
-    train = plan.examples * (views.count if views else plan.epochs)
-    made = train + judged * (1 if evaluated else plan.epochs)
-    taken = sum(rows.size(len(r), r.shape, r.dtype) for r in stores)
-    on_disk = any(r.place == "disk" for r in stores)
-    yield (
-        f"Features once: {made:,} pictures pass the frozen part instead of "
-        f"{plan.epochs * (plan.examples + judged):,}; what it makes of them "
-        f"takes {taken / 1e6:,.0f} MB"
-        f"{', partly in a scratch file' if on_disk else ''}."
-    )
-    if views is None:
-        more = (plan.epochs - 2) * plan.examples
-        if augments and more > 0:
-            yield (
-                "Each epoch augments anew. train.feature_views = 2 would keep "
-                f"two augmented views of each picture and save {more:,} more."
-            )
-    elif views.augmented:
-        yield (
-            f"Each picture is augmented in {views.count} ways, which "
-            f"{plan.epochs} epochs share."
-        )
-    elif augments:
-        yield "train.feature_views = 1: nothing is augmented."

@@ -38,9 +38,12 @@ from framework.training.throughput import throughput
 # seconds this worker waited for the batch.
 _LOSS, _LOSSES, _CORRECT, _EXAMPLES, _LEAVE, _SAVE, _WAITED = range(7)
 
-# What an update starts from: pixels; pixels whose features are kept, see
-# `features.Views`; or these features.
-_PIXELS, _PIXELS_ONCE, _FEATURES = "pixels", "pixels, once", "features"
+# What an update starts from, and what it returns to be kept, see
+# `features.Views`: pixels, and nothing; pixels, and these; pixels, and their
+# features; features, and nothing.
+_PIXELS, _KEEP_PIXELS = "pixels", "pixels to keep"
+_FEATURES, _KEEP_FEATURES = "features", "features to keep"
+_KEEP = (_KEEP_PIXELS, _KEEP_FEATURES)
 
 
 @dataclasses.dataclass
@@ -132,7 +135,7 @@ class Trainer:
         # What the frozen part's random layers draw from, as training begins.
         self._seeds = {
             id(generator): (generator.state, generator.state.numpy())
-            for layer in (views and classifier.features._flatten_layers()) or ()
+            for layer in (self.model._flatten_layers() if views else ())
             for generator in layer._seed_generators
         }.values()
         self._one = tf.function(self._run_one, reduce_retracing=True)
@@ -182,30 +185,38 @@ class Trainer:
         Parts that don't fit together show here, before anything is written,
         and the first step is as quick as the others.
         """
-        given = self._given(step)
-        if given != _FEATURES:
-            with self._replicated():
-                self._one.get_concrete_function(stream, tf.zeros(2), given)
+        with self._replicated():
+            if not self._reads_views(step):
+                self._one.get_concrete_function(
+                    stream, tf.zeros(2), self._given(step)
+                )
+
+    def _reads_views(self, step: int) -> bool:
+        """Whether the update after `step` others reads what was kept."""
+        return self.views is not None and step >= self.views.complete_after
 
     def _given(self, step: int) -> str:
-        """What the update after `step` others starts from."""
+        """What the update after `step` others starts from and keeps."""
+        of_features = self.views and self.views.key == "features"
+        if self._reads_views(step):
+            return _FEATURES if of_features else _PIXELS
         if self.views is None:
             return _PIXELS
-        return _FEATURES if step >= self.views.complete_after else _PIXELS_ONCE
+        return _KEEP_FEATURES if of_features else _KEEP_PIXELS
 
-    def _make_features_again(
+    def _make_views_again(
         self,
         batches: Callable[[int, Share], tf.data.Dataset],
         plan: Plan,
         step: int,
         asked: Interruption,
     ) -> None:
-        """Those of the first `step` updates, as they were made then.
+        """What the first `step` updates kept, as it was made then.
 
         They are not in checkpoints, which would grow with the data.
         """
         stream = self.stream(batches, plan)
-        run = tf.function(self._run_features)
+        run = tf.function(self._run_views)
         now = [state.numpy() for state, _ in self._seeds]
         for state, first in self._seeds:
             state.assign(first)
@@ -216,16 +227,16 @@ class Trainer:
         for (state, _), value in zip(self._seeds, now, strict=True):
             state.assign(value)
 
-    def _run_features(self, stream):
-        """Of a batch: positions and weights [rows], features."""
+    def _run_views(self, stream):
+        """Of a batch: positions and weights [rows], what is kept."""
         batch = next(stream)
-        features = self.strategy.run(
-            lambda images, weights: self._features(_readable(images, weights)),
+        kept = self.strategy.run(
+            lambda images, weights: self._kept(_readable(images, weights)),
             args=(batch["image"], batch["weight"]),
         )
         return [
             tf.concat(self._local(rows), 0)
-            for rows in (batch["position"], batch["weight"], features)
+            for rows in (batch["position"], batch["weight"], kept)
         ]
 
     @contextlib.contextmanager
@@ -252,7 +263,7 @@ class Trainer:
 
     def _run_step(self, stream, asks, given):
         """One update; what it reports [7], and of this worker's rows their
-        positions and weights [rows] and, if they are to be kept, features.
+        positions and weights [rows] and what is to be kept, if anything.
         """
         began = self._now()
         with tf.control_dependencies([began]):
@@ -260,7 +271,7 @@ class Trainer:
         with tf.control_dependencies(self._local(batch["position"])):
             waited = tf.cast(self._now() - began, tf.float32)
         inputs = batch["features" if given == _FEATURES else "image"]
-        report, *features = self.strategy.run(
+        report, *kept = self.strategy.run(
             self._update,
             args=(inputs, batch["label"], batch["weight"], asks, given),
         )
@@ -268,7 +279,7 @@ class Trainer:
             tf.concat([self._local(report)[0], [waited]], 0),
             *(
                 tf.concat(self._local(rows), 0)
-                for rows in (batch["position"], batch["weight"], *features)
+                for rows in (batch["position"], batch["weight"], *kept)
             ),
         )
 
@@ -287,8 +298,8 @@ class Trainer:
     def _run_many(self, stream, count, asks, given):
         """`count` updates; what `_run_step` gives, each `[count, ...]`."""
         dtypes = [tf.float32, tf.int64, tf.float32]
-        if given == _PIXELS_ONCE:
-            dtypes.append(self.classifier.features.output.dtype)
+        if given in _KEEP:
+            dtypes.append(self.views.kept.dtype)
         results = tuple(tf.TensorArray(dtype, count) for dtype in dtypes)
         for i in tf.range(count):
             tf.autograph.experimental.set_loop_options(parallel_iterations=1)
@@ -302,10 +313,10 @@ class Trainer:
     def _local(self, values) -> tuple[tf.Tensor, ...]:
         return self.strategy.experimental_local_results(values)
 
-    def _replica_step(self, inputs, labels, weights, asks, given):
+    def _replica_step(self, inputs, labels, weights, asks, given=_PIXELS):
         """One replica's part of an update.
 
-        Returns what all report, [6], and, if they are to be kept, features.
+        Returns what all report, [6], and what is to be kept, if anything.
         `asks` [2] is what this worker wants: to leave, to save.
         """
         context = tf.distribute.get_replica_context()
@@ -314,7 +325,7 @@ class Trainer:
         # The mean is over the whole batch, whichever replica holds a row.
         total_weight = context.all_reduce(sum_up, tf.reduce_sum(weights))
 
-        gradients, report, features = None, None, []
+        gradients, report, kept = None, None, []
         parts = zip(
             *(
                 tf.split(value, self._accumulation)
@@ -326,10 +337,10 @@ class Trainer:
             # One part after another, or all would need memory at once.
             with tf.control_dependencies(gradients or ()):
                 part = [tf.identity(value) for value in part]
-            part_gradients, part_report, part_features = self._part(
+            part_gradients, part_report, part_kept = self._part(
                 *part, total_weight, given
             )
-            features.append(part_features)
+            kept.append(part_kept)
             if gradients is None:
                 gradients, report = part_gradients, part_report
             else:
@@ -341,20 +352,20 @@ class Trainer:
         gradients = context.all_reduce(sum_up, gradients)
         self.optimizer.apply(gradients, self.model.trainable_variables)
         report = context.all_reduce(sum_up, tf.concat([report, asks], 0))
-        if given != _PIXELS_ONCE:
+        if given not in _KEEP:
             return (report,)
-        return report, tf.concat(features, 0)
+        return report, tf.concat(kept, 0)
 
     def _part(self, inputs, labels, weights, total_weight, given):
-        """Gradients of some rows, what to report of them, features."""
+        """Gradients of some rows, what to report of them, what to keep."""
         targets = self.classifier.head.encode(labels)
-        if given == _PIXELS_ONCE:
-            inputs = self._features(inputs)
+        if given in _KEEP:
+            inputs = self._kept(inputs)
         with tf.GradientTape() as tape:
-            if given == _PIXELS:
-                outputs = self.model(inputs, training=True)
-            else:
+            if given in (_FEATURES, _KEEP_FEATURES):
                 outputs = self.classifier.from_features(inputs, training=True)
+            else:
+                outputs = self.model(inputs, training=True)
             losses = self._loss(targets, outputs)
             weights = tf.cast(weights, losses.dtype)
             loss = tf.math.divide_no_nan(
@@ -384,7 +395,9 @@ class Trainer:
         report = tf.stack([tf.cast(s, tf.float32) for s in sums])
         return gradients, report, inputs
 
-    def _features(self, images):
+    def _kept(self, images):
+        if self.views.key == "image":
+            return images
         return self.classifier.features(images, training=self.views.augmented)
 
     def fit(
@@ -482,27 +495,28 @@ class Trainer:
             for observer in observers:
                 closing.callback(observer.close)
             if self.views and state.step:
-                self._make_features_again(batches, plan, state.step, asked)
-            given = one = None
+                self._make_views_again(batches, plan, state.step, asked)
+            one, is_reading = None, False
             while len(state.epochs) < plan.epochs and not state.stop:
                 epoch = len(state.epochs)
                 first, last = plan.last_step(epoch - 1), plan.last_step(epoch)
                 if state.step == first:
                     keras_callbacks.on_epoch_begin(epoch)
                     state.begin_epoch()
-                if self._given(state.step) != given:
-                    given = self._given(state.step)
-                    if given == _FEATURES:
-                        stream = self._iterator(
-                            functools.partial(
-                                self.views.batches, state.step * plan.batch_size
-                            )
+                reads_views = self._reads_views(state.step)
+                if reads_views and not is_reading:
+                    stream = self._iterator(
+                        functools.partial(
+                            self.views.batches, state.step * plan.batch_size
                         )
+                    )
+                if one is None or reads_views != is_reading:
+                    given = self._given(state.step)
                     # Once, and not anew for every call of the function.
                     one = self._one.get_concrete_function(
                         stream, tf.zeros(2), given
                     )
-                    is_warm = False
+                    is_reading, is_warm = reads_views, False
                 since = time.monotonic()
                 while state.step < last:
                     count = min(steps_per_call, last - state.step)

@@ -55,14 +55,15 @@ def plan_of(data, epochs=EPOCHS):
 
 def decide(asked, built, data, world=ALONE, pipeline=None, **plan):
     plan = plan_of(data, **plan)
-    return once(asked, built, data, pipeline or Pipeline(), world, plan, seed=0)
+    pipeline = pipeline or Pipeline(cache="none")
+    return once(asked, built, data, pipeline, world, plan, seed=0)
 
 
-def train(asked, data, accumulation=1, steps_per_call=1, **how):
-    """Returns (weights, epochs, what was kept, pictures that were frozen)."""
+def train(asked, data, accumulation=1, steps_per_call=1, cache="none", **how):
+    """Returns (weights, epochs, what was kept)."""
     built = build(**how)
-    pipeline, plan = Pipeline(), plan_of(data)
-    kept = decide(asked, built, data)
+    pipeline, plan = Pipeline(cache=cache), plan_of(data)
+    kept = decide(asked, built, data, pipeline=pipeline)
     trainer = Trainer(
         built, keras.optimizers.Adam(0.01), ALONE, accumulation, kept.views
     )
@@ -252,7 +253,7 @@ def test_what_can_not_be_is_refused_and_auto_does_without(data, monkeypatch):
     class Two:
         workers = 2
 
-    served = Pipeline(service="grpc://127.0.0.1:1")
+    served = Pipeline(service="grpc://127.0.0.1:1", cache="none")
     for reason, how in (
         ("2 workers would need", {"world": Two}),
         ("service may leave out", {"pipeline": served}),
@@ -268,6 +269,57 @@ def test_what_can_not_be_is_refused_and_auto_does_without(data, monkeypatch):
     kept = decide("auto", build(), data)
     assert kept.views is None and not kept.evaluated
     assert "find no room" in kept.description[-1]
+    for cache in rows.PLACES:
+        with pytest.raises(UserError, match="find no room there"):
+            decide("auto", build("none"), data, pipeline=Pipeline(cache=cache))
+    kept = decide("auto", build("none"), data, pipeline=Pipeline())
+    assert kept.views is None and not kept.evaluated
+    with pytest.raises(UserError, match=r"pipeline.cache is 'ram'; expected"):
+        Pipeline(cache="ram")
+
+
+@pytest.mark.parametrize(
+    ("cache", "how"),
+    [
+        ("auto", {"freeze": "none", "flip": True, "dropout": 0.5}),
+        ("disk", {"flip": True, "accumulation": 2, "steps_per_call": 3}),
+    ],
+)
+def test_pictures_are_decoded_once_bit_for_bit(data, cache, how):
+    weights, epochs, kept = train("auto", data, **how)
+    assert kept.views is None
+    reads = []
+    counted = {
+        name: dataclasses.replace(
+            examples,
+            read=lambda row, read=examples.read: tf.numpy_function(
+                lambda image: (reads.append(1), image)[1],
+                [read(row)],
+                tf.uint8,
+            ),
+        )
+        for name, examples in data.splits.items()
+    }
+    others, their_epochs, kept = train(
+        "auto", dataclasses.replace(data, splits=counted), cache=cache, **how
+    )
+    assert kept.views.key == "image"
+    assert kept.views.kept.place == {"auto": "memory"}.get(cache, cache)
+    assert their_epochs == epochs and same(weights, others)
+    # Once, but for what was read ahead in vain.
+    assert 40 <= len(reads) < 3 * 40
+    assert "Pictures are decoded once" in kept.description[-1]
+
+
+def test_pictures_that_the_pipeline_augments_are_not_kept(data):
+    built = build("none")
+    layers = (keras.layers.RandomFlip(),)
+    built = dataclasses.replace(built, augmentation_in_pipeline=layers)
+    kept = decide("auto", built, data, pipeline=Pipeline())
+    assert kept.views is None
+    assert kept.evaluated["validation"].dtype == np.uint8
+    with pytest.raises(UserError, match="the pipeline augments them"):
+        decide("auto", built, data, pipeline=Pipeline(cache="memory"))
 
 
 def test_a_scratch_file_serves_as_well(data, monkeypatch):
@@ -341,8 +393,25 @@ FROZEN = [
 ]
 
 
-@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 6])
-def test_a_stopped_run_makes_its_features_again(in_tmp, monkeypatch, step):
+DECODED = [
+    *FROZEN,
+    "classifier.freeze = 'none'",
+    "train.feature_views = 'auto'",
+]
+
+
+@pytest.mark.parametrize(
+    ("bindings", "step"),
+    [
+        pytest.param(FROZEN, 3, marks=pytest.mark.slow),
+        (FROZEN, 6),
+        pytest.param(DECODED, 1, marks=pytest.mark.slow),
+        (DECODED, 5),
+    ],
+)
+def test_a_stopped_run_makes_its_views_again(
+    in_tmp, monkeypatch, bindings, step
+):
     """While views are made, and while they are read."""
     on_step = ProgressObserver.on_step
 
@@ -351,11 +420,11 @@ def test_a_stopped_run_makes_its_features_again(in_tmp, monkeypatch, step):
         if now == step:
             signal.raise_signal(signal.SIGTERM)
 
-    expected = framework.run("gin/smoke.gin", FROZEN)
+    expected = framework.run("gin/smoke.gin", bindings)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(ProgressObserver, "on_step", interrupt)
-        framework.run("gin/smoke.gin", FROZEN)
-    result = framework.run("gin/smoke.gin", FROZEN)
+        framework.run("gin/smoke.gin", bindings)
+    result = framework.run("gin/smoke.gin", bindings)
     assert result.history.continued == 1
     assert (
         result.summary["weights_sha256"] == (expected.summary["weights_sha256"])
