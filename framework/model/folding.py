@@ -140,12 +140,14 @@ def _copied(model: keras.Model, copies: list[tuple]) -> keras.Model:
     # What stands for layers that are left out: of each the dtype that it makes
     # of floats, None for that which comes in, and the layer.
     left_out: dict[Any, tuple] = {}
+    # Keras 3.13 knows no model whose output is its input.
+    idle = _idle(model)
 
     def copy(layer):
         inner = _graph_of(layer)
         if inner is not None:
             made = _copied(inner, copies)
-            if made.outputs[0] is made.inputs[0] and len(made.outputs) == 1:
+            if _idle(inner):
                 left_out[made] = (made.inputs[0].dtype, layer)
             return made
         policy = _casts_only(layer)
@@ -167,7 +169,7 @@ def _copied(model: keras.Model, copies: list[tuple]) -> keras.Model:
         if layer in left_out:
             dtype, original = left_out[layer]
             if len(given) == 1 and dtype in (None, given[0].dtype):
-                return given[0]
+                return layer(given[0]) if idle else given[0]
             if len(given) == 1 and "float" in given[0].dtype:
                 return layer(given[0])
             # Some layers cast integers and some do not; of pictures with
@@ -183,6 +185,22 @@ def _copied(model: keras.Model, copies: list[tuple]) -> keras.Model:
     return keras.models.clone_model(
         model, clone_function=copy, call_function=call
     )
+
+
+def _idle(model: keras.Model) -> bool:
+    """Whether nothing of a graph from `_graph_of` would be left."""
+    if len(model.inputs) > 1 or len(model.outputs) > 1:
+        return False
+    for layer in model.operations:
+        inner = _graph_of(layer)
+        policy = _casts_only(layer)
+        if not (
+            isinstance(layer, keras.layers.InputLayer)
+            or (inner is not None and _idle(inner))
+            or (policy and policy.compute_dtype == model.inputs[0].dtype)
+        ):
+            return False
+    return True
 
 
 def _cloned(layer: keras.Operation, bias: bool = False) -> keras.Operation:
