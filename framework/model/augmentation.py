@@ -20,7 +20,7 @@ import keras
 import tensorflow as tf
 
 from framework.errors import UserError
-from framework.model import affine, colour, policy  # noqa: F401  They register.
+from framework.model import affine, colour, policy
 from framework.registry import AUGMENTATIONS
 
 _KERAS_LAYERS = (
@@ -191,6 +191,21 @@ def why_not_in_model(
     if compiled and isinstance(layer, kinds):
         return "XLA can't compile it"
     return None
+
+
+def identity_in_inference(layer: keras.layers.Layer) -> bool:
+    """Whether a layer augments in training and else leaves pictures alone.
+
+    True of Keras's own and ours, but for those that may change the size.
+    """
+    kinds = [affine.RandomAffine, colour.RandomColor, policy.RandomPolicy]
+    kinds += [
+        getattr(keras.layers, name)
+        for name in _KERAS_LAYERS
+        if name not in ("CenterCrop", "RandomCrop")
+        and hasattr(keras.layers, name)
+    ]
+    return type(layer) in kinds
 
 
 def augment_in_pipeline(
