@@ -17,7 +17,8 @@ TESTS   := $(shell find tests -name '*.py')
 
 .DEFAULT_GOAL := help
 .PHONY: help install train train-workers smoke test test-slow soak test-tf220 \
-        bench bench-augmentation bench-doctor lint format wheel lock clean
+        bench bench-overhead bench-augmentation bench-doctor lint format \
+        wheel lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z0-9.-]+:.*##' $(MAKEFILE_LIST) | \
@@ -60,11 +61,14 @@ $(TF220)/.installed: requirements.lock pyproject.toml
 	$(TF220)/bin/python -m pip install --quiet -c $(TF220)/constraints.txt 'tensorflow==2.20.0' -e '.[dev]'
 	touch $@
 
-bench: $(INSTALLED) $(SOURCES)  ## Measures the trainer against the bare training step
-	$(BIN)/python benchmarks/overhead.py $(ARGS)
+bench: $(INSTALLED) $(SOURCES)  ## Measures this against its rivals, on FOLDER=..., into benchmarks/results.md
+	$(BIN)/python -m benchmarks --folder=$(FOLDER) $(ARGS)
+
+bench-overhead: $(INSTALLED) $(SOURCES)  ## Measures the trainer against the bare training step
+	$(BIN)/python -m benchmarks.overhead $(ARGS)
 
 bench-augmentation: $(INSTALLED) $(SOURCES)  ## Measures augmentation against Keras's layers
-	$(BIN)/python benchmarks/augmentation.py $(ARGS)
+	$(BIN)/python -m benchmarks.augmentation $(ARGS)
 
 bench-doctor: $(INSTALLED) $(SOURCES)  ## Measures the doctor against decoding alone, on FOLDER=...
 	$(BIN)/python benchmarks/doctor.py $(FOLDER) $(ARGS)

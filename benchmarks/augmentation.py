@@ -1,6 +1,6 @@
 """Turns augmentation layers into a table: ours against Keras's, in one run.
 
-    python benchmarks/augmentation.py [--rounds=15] [--rows=32] [--size=160]
+    python -m benchmarks.augmentation [--rounds=15] [--rows=32] [--size=160]
 
 All sides augment the same batch in memory inside of `tf.function`, in turns,
 in one process; a ratio is the median of those of all rounds. Then, what
@@ -9,11 +9,7 @@ after the other and at once, and all of it undone, at once in both cases.
 """
 
 import argparse
-import os
-import statistics
 import time
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
@@ -22,6 +18,8 @@ from keras import layers
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.compare import Section, against, in_turns
+from benchmarks.settings import BATCH, Settings
 from framework.model.affine import RandomAffine, fuse
 from framework.model.colour import RandomColor
 from framework.model.policy import RandomPolicy
@@ -72,8 +70,8 @@ def pairs():
     ]
 
 
-def timed(layers_in_row, images):
-    """A function that returns the seconds of one batch."""
+def rate(layers_in_row, images):
+    """A function that returns the images/s of one batch."""
 
     @tf.function(autograph=False)
     def step(images):
@@ -84,31 +82,30 @@ def timed(layers_in_row, images):
     def run() -> float:
         began = time.perf_counter()
         step(images).numpy()
-        return time.perf_counter() - began
+        return len(images) / (time.perf_counter() - began)
 
     run(), run()
     return run
 
 
-def measure(images, rounds: int) -> Table:
-    table = Table("", "Keras, images/s", "ours, images/s", "times")
+def measure(rows: int, size: int, rounds: int) -> Section:
+    rng = np.random.default_rng(0)
+    shape = (rows, size, size, 3)
+    images = tf.constant(rng.uniform(0, 255, shape).astype(np.float32))
+    compared = []
     for what, ours, theirs in pairs():
-        our_run, their_run = timed(ours, images), timed(theirs, images)
-        results = []
-        for number in range(rounds):
-            # In turns, and each first as often: drift hits both alike.
-            if number % 2:
-                b, a = our_run(), their_run()
-            else:
-                a, b = their_run(), our_run()
-            results.append((a, b))
-        rates = [
-            len(images) / statistics.median(seconds)
-            for seconds in zip(*results, strict=True)
-        ]
-        ratio = statistics.median(a / b for a, b in results)
-        table.add_row(what, *(f"{rate:.0f}" for rate in rates), f"{ratio:.1f}")
-    return table
+        sides = {"theirs": rate(theirs, images), "ours": rate(ours, images)}
+        rates = in_turns(sides, rounds)
+        compared.append(against(what, rates["ours"], rates["theirs"]))
+    return Section(
+        "Augmentation, against Keras's layers",
+        compared,
+        [f"Batches of {rows} at {size} px, in memory."],
+    )
+
+
+def section(settings: Settings) -> Section:
+    return measure(BATCH, 160, settings.rounds)
 
 
 def photo(size: int) -> np.ndarray:
@@ -172,11 +169,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--size", type=int, default=160)
     asked = parser.parse_args()
-    rng = np.random.default_rng(0)
-    shape = (asked.rows, asked.size, asked.size, 3)
-    images = tf.constant(rng.uniform(0, 255, shape).astype(np.float32))
     console = Console()
-    console.print(measure(images, asked.rounds))
+    console.print(measure(asked.rows, asked.size, asked.rounds).table())
     console.print(sharpness(asked.size))
 
 
