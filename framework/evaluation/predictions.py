@@ -99,16 +99,11 @@ class Predictor:
 
     def _replica(self, inputs, labels, given):
         classifier = self._classifier
-        if given == "pixels":
-            outputs = classifier.model(inputs, training=False)
-            features = ()
-        else:
-            if given == "pixels, once":
-                inputs = classifier.features(inputs, training=False)
-            outputs = classifier.from_features(inputs, training=False)
-            features = (inputs,)
+        if classifier.features is not None and given == "pixels":
+            inputs = classifier.features(inputs, training=False)
+        outputs = classifier.from_features(inputs, training=False)
         targets = classifier.head.encode(labels)
-        return outputs, self._loss(targets, outputs), *features
+        return outputs, self._loss(targets, outputs), inputs
 
     def predict(
         self, batches: tf.data.Dataset, max_unreadable: float = 1.0
@@ -171,7 +166,7 @@ class Predictor:
         if kept is not None and kept.are_complete:
             for batch, places in steps:
                 rows = [tf.constant(kept.get(place)) for place in places]
-                outputs, losses, *_ = self._call(
+                outputs, losses, _ = self._call(
                     rows, batch, "features" if of_features else "pixels"
                 )
                 yield batch, outputs, losses
@@ -180,11 +175,9 @@ class Predictor:
         first = 0
         for batch in self._by_step(batches):
             images = batch.pop("image")
-            outputs, losses, *made = self._call(
-                images, batch, "pixels, once" if of_features else "pixels"
-            )
+            outputs, losses, made = self._call(images, batch, "pixels")
             if kept is not None:
-                rows = made[0] if of_features else tf.concat(images, 0)
+                rows = made if of_features else tf.concat(images, 0)
                 places = np.split(first + np.arange(len(rows)), len(images))
                 kept.put(np.concatenate(places), rows.numpy())
                 steps.append((batch, places))

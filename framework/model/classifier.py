@@ -21,6 +21,7 @@ from framework.model.augmentation import (
     why_not_in_model,
 )
 from framework.model.backbones import Backbone, split_at
+from framework.model.folding import fold, foldable
 from framework.model.heads import Head
 from framework.registry import PARTS
 
@@ -44,9 +45,11 @@ class Classifier:
         augmentation_in_pipeline: layers that can't run in the model's graph
             and are applied to training batches before they reach it.
         description: sentences on what was built, for the start-up text.
-        features: the lower part of `model`, from pixels to the first layer
-            that is trained, or None where nothing is frozen. Its output
-            depends on the picture and its augmentation alone.
+        features: what the lower part of `model` computes, from pixels to the
+            first layer that is trained, or None where nothing is frozen. Its
+            output depends on the picture and its augmentation alone. Batch
+            normalisation is folded into convolutions, so that it takes less
+            time and differs by rounding.
         trained: the layers that follow, in order; all of the model where
             nothing is frozen.
     """
@@ -65,7 +68,10 @@ class Classifier:
         return self.model.input_shape[1]
 
     def from_features(self, x: tf.Tensor, training: bool) -> tf.Tensor:
-        """What `model` makes of pixels that `features` turned into `x`."""
+        """What `model` makes of pixels that `features` turned into `x`.
+
+        Where there is no such part, `x` are the pixels.
+        """
         for layer in self.trained:
             x = layer(x, training=training)
         return x
@@ -149,6 +155,7 @@ def classifier(
     x = built.prepare(x)
 
     lower, upper = _frozen_and_trained(built.model, freeze)
+    pixels = x  # As the backbone wants them.
     if lower is not None:
         _freeze(lower)
         x = lower(x)
@@ -159,14 +166,16 @@ def classifier(
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = False
     above = [*([upper] if upper is not None else ()), *made_head.layers]
-    features = None
-    if lower is not None:
-        while above and isinstance(above[0], _FIXED):
-            x = above.pop(0)(x)
-        features = keras.Model(inputs, x, name="features")
-    for layer in above:
+    below = x
+    fixed = []
+    while lower is not None and isinstance(above[0], _FIXED):
+        fixed.append(above.pop(0))
+    for layer in (*fixed, *above):
         x = layer(x)
     model = keras.Model(inputs, x, name="classifier")
+    features = None
+    if lower is not None:
+        features = _features(inputs, pixels, below, lower, fixed)
 
     return Classifier(
         model,
@@ -212,6 +221,24 @@ def _freeze(part: keras.Model) -> None:
         for rate in ("rate", "drop_path_rate"):
             if hasattr(layer, rate):
                 setattr(layer, rate, 0.0)
+
+
+def _features(
+    inputs: keras.KerasTensor,
+    prepared: keras.KerasTensor,
+    below: keras.KerasTensor,
+    lower: keras.Model,
+    fixed: Sequence[keras.layers.Layer],
+) -> keras.Model:
+    """The frozen part, folded where that helps, and what follows at once."""
+    if foldable(lower):
+        lower = fold(lower)
+        lower.trainable = False
+        below = lower(prepared)
+    for layer in fixed:
+        # Another one: a layer that is used twice has no one output.
+        below = type(layer).from_config(layer.get_config())(below)
+    return keras.Model(inputs, below, name="features")
 
 
 def _placement(

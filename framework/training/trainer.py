@@ -230,10 +230,13 @@ class Trainer:
     def _run_views(self, stream):
         """Of a batch: positions and weights [rows], what is kept."""
         batch = next(stream)
-        kept = self.strategy.run(
-            lambda images, weights: self._kept(_readable(images, weights)),
-            args=(batch["image"], batch["weight"]),
-        )
+        of_features = self.views.key == "features"
+
+        def make(images, weights):
+            images = _readable(images, weights)
+            return self._features(images) if of_features else images
+
+        kept = self.strategy.run(make, args=(batch["image"], batch["weight"]))
         return [
             tf.concat(self._local(rows), 0)
             for rows in (batch["position"], batch["weight"], kept)
@@ -359,13 +362,14 @@ class Trainer:
     def _part(self, inputs, labels, weights, total_weight, given):
         """Gradients of some rows, what to report of them, what to keep."""
         targets = self.classifier.head.encode(labels)
-        if given in _KEEP:
-            inputs = self._kept(inputs)
+        kept = inputs
+        if self.classifier.features is not None and given != _FEATURES:
+            # Outside of the tape: nothing there has a gradient.
+            inputs = self._features(inputs)
+        if given == _KEEP_FEATURES:
+            kept = inputs
         with tf.GradientTape() as tape:
-            if given in (_FEATURES, _KEEP_FEATURES):
-                outputs = self.classifier.from_features(inputs, training=True)
-            else:
-                outputs = self.model(inputs, training=True)
+            outputs = self.classifier.from_features(inputs, training=True)
             losses = self._loss(targets, outputs)
             weights = tf.cast(weights, losses.dtype)
             loss = tf.math.divide_no_nan(
@@ -393,12 +397,12 @@ class Trainer:
             tf.reduce_sum(weights),
         )
         report = tf.stack([tf.cast(s, tf.float32) for s in sums])
-        return gradients, report, inputs
+        return gradients, report, kept
 
-    def _kept(self, images):
-        if self.views.key == "image":
-            return images
-        return self.classifier.features(images, training=self.views.augmented)
+    def _features(self, images):
+        of_features = self.views and self.views.key == "features"
+        augmented = self.views.augmented if of_features else True
+        return self.classifier.features(images, training=augmented)
 
     def fit(
         self,

@@ -201,12 +201,26 @@ def test_the_cut_lies_below_the_first_thing_that_is_trained():
     pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3))
     for freeze in ("all", "relu1"):
         built = build(freeze)
-        np.testing.assert_array_equal(
+        np.testing.assert_allclose(
             built.model(pixels, training=False),
             built.from_features(
                 built.features(pixels, training=False), training=False
             ),
+            rtol=1e-5,
         )
+        # The same in training, where nothing is random here.
+        np.testing.assert_allclose(
+            built.model(pixels, training=True),
+            built.from_features(
+                built.features(pixels, training=True), training=True
+            ),
+            rtol=1e-5,
+        )
+        assert not [
+            layer
+            for layer in built.features._flatten_layers()
+            if isinstance(layer, keras.layers.BatchNormalization)
+        ]
         # Nothing of the model was used twice: its layers have one output.
         for layer in built.model.layers:
             assert len(layer._inbound_nodes) == 1
