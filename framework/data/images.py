@@ -24,6 +24,7 @@ with `MAX_PIXELS` before anything of that size is allocated.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -61,14 +62,65 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
         tf.errors.InvalidArgumentError: the bytes are no such image, or one of
             more than `MAX_PIXELS`.
     """
+    return _decode_to(encoded, (_ANY, _ANY))
+
+
+@tf.autograph.experimental.do_not_convert
+def decode_and_resize(
+    encoded: tf.Tensor, size: int, how: str = "squash"
+) -> tf.Tensor:
+    """Decodes an image file into a square: `decode`, then `resize`.
+
+    A JPEG at least twice too large is decoded at 1/2, 1/4 or 1/8 of its sides,
+    the least of which no side has to grow again: libjpeg then computes means of
+    2, 4 or 8 pixels each way instead of the pixels, and what is left is
+    resized. That takes a half of the time at 1,600 pixels to 224, a third at
+    3,000, and the means of means are a little softer: of photographs full of
+    detail the pixels are off by 1.7 to 5 of 255 on average (PSNR 29 to 39 dB)
+    from exact means by area, of the whole picture by 1 (47 dB). What is cropped
+    may lie half a pixel, and the border of what is padded one pixel, elsewhere.
+
+    Args:
+        encoded: as for `decode`.
+        size: as for `resize`.
+        how: as for `resize`.
+
+    Returns:
+        uint8 `[size, size, 3]`, RGB, pixels 0..255, upright: of all but those
+        JPEGs exactly `resize(decode(encoded), size, how)`.
+
+    Raises:
+        UserError: `how` or `size` is none that `resize` takes.
+        tf.errors.InvalidArgumentError: what `decode` raises it for, and
+            nothing else.
+    """
+    check_resize(size, how)
+    # Of "squash" both sides have to keep as many pixels as there will be, of
+    # "crop" the short one and so both, of "pad" the long one.
+    keep = (_ANY, size) if how == "pad" else (size, _ANY)
+    return resize(_decode_to(encoded, keep), size, how)
+
+
+def _decode_to(encoded: tf.Tensor, keep: tuple[int, int]) -> tf.Tensor:
+    """Decodes a file at the size that it has, or less of a large JPEG.
+
+    Args:
+        encoded: a scalar string.
+        keep: how many pixels the short side and the long one must keep if it is
+            decoded at less; the sides that are `_ANY` do not matter, and where
+            both are, it is not.
+
+    Returns:
+        uint8 `[H, W, 3]`.
+    """
     encoded = tf.convert_to_tensor(encoded, tf.string)
-    # Nearly every picture is a JPEG whose first bytes show that it is no larger
-    # than it may be and says nothing of its orientation: it pays to ask this
-    # first and cheaply.
+    # Nearly every picture is a JPEG whose first bytes show that it is neither
+    # twice too large nor larger than it may be and says nothing of its
+    # orientation: it pays to ask this first and cheaply.
     image = tf.cond(
-        _is_plain_jpeg(encoded),
+        _is_plain_jpeg(encoded, keep),
         lambda: tf.io.decode_jpeg(encoded, channels=3),
-        lambda: _decode_any(encoded),
+        lambda: _decode_any(encoded, tf.constant(keep, tf.int64)),
     )
     return tf.ensure_shape(image, [None, None, 3])
 
@@ -256,48 +308,107 @@ def _pixels_there(image: tf.Tensor) -> list[tf.Operation]:
 # pictures. Hence the tables.
 
 
-def _plain_jpeg(*tables: int) -> tuple[bytes, bytes]:
-    """The start of a JPEG, and which of its bits matter.
+# Of a side that may become as small as it likes. More than any side is.
+_ANY = 1 << 32
+
+# What libjpeg can divide both sides by, and which of these, by how many times
+# too large a picture is.
+_RATIOS = (1, 2, 4, 8)
+_RATIO_AT = np.array([0, 0, 1, 1, 2, 2, 2, 2, 3])
+
+
+def _plain_jpeg(*tables: int) -> tuple[dict[int, bytes], int]:
+    """The start of a JPEG by places, and the place of its frame.
 
     Behind a JFIF header of 16 bytes, whatever is in it, lie tables (FFDB) of
-    these lengths, hence no EXIF, and the frame (FFC0, or FFC2 if progressive),
-    less than 2^13 pixels high and 2^14 wide: `MAX_PIXELS` at most.
+    these lengths, hence no EXIF, and the frame: FFC0, or FFC2 if progressive,
+    length and precision (3 bytes), height, width (2 bytes each).
     """
-    start, mask = b"\xff\xd8\xff\xe0\0\x10" + bytes(14), b"\xff" * 6 + bytes(14)
+    start, at = {0: b"\xff\xd8\xff\xe0\0\x10"}, 20
     for length in tables:
-        start += b"\xff\xdb" + length.to_bytes(2, "big") + bytes(length - 2)
-        mask += b"\xff" * 4 + bytes(length - 2)
-    # Of the frame: its length and precision (3 bytes), height, width.
-    start += b"\xff\xc0" + bytes(3) + bytes(4)
-    mask += b"\xff\xfd" + bytes(3) + b"\xe0\0\xc0\0"
-    return start.ljust(167, b"\0"), mask.ljust(167, b"\0")
+        start[at] = b"\xff\xdb" + length.to_bytes(2, "big")
+        at += 2 + length
+    return start, at
 
 
 # The tables for brightness and for color have a segment each, or share one; a
 # grey picture has one table.
-_PLAIN_JPEGS, _PLAIN_JPEG_MASKS = (
-    np.array([list(part) for part in parts], np.uint8)
-    for parts in zip(
-        _plain_jpeg(67, 67), _plain_jpeg(132), _plain_jpeg(67), strict=True
-    )
-)
+_PLAIN_JPEGS = (_plain_jpeg(67, 67), _plain_jpeg(132), _plain_jpeg(67))
+# So many bytes tell all that has to be known of a file.
+_HEADER = 167
 
 
-def _is_plain_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+def _is_plain_jpeg(encoded: tf.Tensor, keep: tuple[int, int]) -> tf.Tensor:
     """Whether it is a JPEG as most programs write it, with nothing to heed."""
-    start = _start(encoded, 167)
-    fits = tf.bitwise.bitwise_and(start, _PLAIN_JPEG_MASKS) == _PLAIN_JPEGS
+    lowest, reach = _plain_ranges(keep)
+    # Bytes have no sign: what is below the lowest comes out above any reach.
+    fits = _start(encoded, _HEADER) - lowest <= reach
     return tf.reduce_any(tf.reduce_all(fits, axis=1))
+
+
+@functools.cache
+def _plain_ranges(keep: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """What the headers of JPEGs with nothing to heed look like.
+
+    They are as `_plain_jpeg` says, less than 2^13 pixels high and 2^14 wide,
+    which makes `MAX_PIXELS` at most, and less than twice as large as `keep`.
+
+    Returns:
+        uint8 `[N, _HEADER]` twice: the lowest that each byte is in one of N
+        cases, and how much more it may be.
+    """
+    short, long = (2 * side for side in keep)
+    sides = sorted(
+        {
+            (min(height, 1 << 13), min(width, 1 << 14))
+            for height, width in (
+                (min(short, long), long),
+                (long, min(short, long)),
+            )
+        }
+    )
+    lowest, reach = [], []
+    for (start, frame), (height, width) in itertools.product(
+        _PLAIN_JPEGS, sides
+    ):
+        for high, wide in itertools.product(_below(height), _below(width)):
+            low, more = np.zeros([2, _HEADER], np.uint8)
+            more[:] = 255
+            for at, part in start.items():
+                low[at : at + len(part)] = list(part)
+                more[at : at + len(part)] = 0
+            # FFC1 between the two is read like FFC0.
+            low[frame : frame + 2] = 0xFF, 0xC0
+            more[frame : frame + 2] = 0, 2
+            low[frame + 5 : frame + 9] = *high[0], *wide[0]
+            more[frame + 5 : frame + 9] = *high[1], *wide[1]
+            lowest.append(low)
+            reach.append(more)
+    return np.stack(lowest), np.stack(reach)
+
+
+def _below(limit: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Numbers of two bytes below a limit: the lowest bytes, how much more."""
+    upper, lower = divmod(limit, 256)
+    ranges = []
+    if upper:
+        ranges.append(((0, 0), (upper - 1, 255)))
+    if lower:
+        ranges.append(((upper, 0), (0, lower - 1)))
+    return ranges
 
 
 # Not inlined: TensorFlow would visit each of its operations, only to skip it,
 # for every picture that does not come here.
 @tf.function(
-    input_signature=[tf.TensorSpec([], tf.string)],
+    input_signature=[
+        tf.TensorSpec([], tf.string),
+        tf.TensorSpec([2], tf.int64),
+    ],
     autograph=False,
     experimental_attributes={"_noinline": True},
 )
-def _decode_any(encoded: tf.Tensor) -> tf.Tensor:
+def _decode_any(encoded: tf.Tensor, keep: tf.Tensor) -> tf.Tensor:
     """Finds out the kind and size of a file and lets its decoder work."""
     header = _start(encoded, _HEADER)
     fits = tf.bitwise.bitwise_and(header, _MASKS) == _STARTS
@@ -314,9 +425,14 @@ def _decode_any(encoded: tf.Tensor) -> tf.Tensor:
     sides = tf.minimum(sides, 2**32 - sides)
     decoders = list(dict.fromkeys(kind.decode for kind in _KINDS))
     decoder = tf.gather([decoders.index(kind.decode) for kind in _KINDS], kind)
+    scaling = {kind.decode for kind in _KINDS if kind.scales}
     with tf.control_dependencies(is_known + _check_sides(sides)):
         return tf.switch_case(
-            decoder, [functools.partial(d, encoded) for d in decoders]
+            decoder,
+            [
+                functools.partial(d, encoded, *[keep] * (d in scaling))
+                for d in decoders
+            ],
         )
 
 
@@ -435,12 +551,39 @@ _GIF_PALETTES = np.array(
 )
 
 
-def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+def _decode_jpeg(encoded: tf.Tensor, keep: tf.Tensor) -> tf.Tensor:
     """Decodes a JPEG and turns it upright."""
-    sides = tf.io.extract_jpeg_shape(encoded, tf.int64)[:2]
-    with tf.control_dependencies(_check_sides(sides)):
-        image = tf.io.decode_jpeg(encoded, channels=3)
+    image = _decode_plain_jpeg(encoded, keep)
     return _upright(image, _orientation(encoded))
+
+
+def _decode_plain_jpeg(encoded: tf.Tensor, keep: tf.Tensor) -> tf.Tensor:
+    """Decodes a JPEG at as little of its size as keeps what must be kept."""
+    sides = tf.io.extract_jpeg_shape(encoded, tf.int64)[:2]
+    # Which of the two is longer does not change when it is turned. What does
+    # not matter is `_ANY`, of which there is none.
+    short, long = tf.reduce_min(sides), tf.reduce_max(sides)
+    times = tf.reduce_max(tf.stack([short, long]) // keep)
+    ratio = tf.gather(_RATIO_AT, tf.minimum(times, _RATIOS[-1]))
+    with tf.control_dependencies(_check_sides(sides)):
+        return tf.switch_case(
+            tf.cast(ratio, tf.int32),
+            [
+                functools.partial(_decode_scaled, encoded, sides, ratio)
+                for ratio in _RATIOS
+            ],
+        )
+
+
+def _decode_scaled(encoded: tf.Tensor, sides: tf.Tensor, ratio: int):
+    """Decodes a JPEG of these sides at one part in `ratio` of them."""
+    image = tf.io.decode_jpeg(encoded, channels=3, ratio=ratio)
+    if ratio == 1:
+        return image
+    # The last row and column stand for what was left of the sides. Where that
+    # is less than half of a row, the picture is nearer to its scale without.
+    height, width = tf.unstack(tf.maximum((sides + ratio // 2) // ratio, 1))
+    return image[:height, :width]
 
 
 def _orientation(encoded: tf.Tensor) -> tf.Tensor:
@@ -576,16 +719,18 @@ class _Kind:
         height: the places of its bytes, the lowest first; none where they have
             no fixed place: `decode` checks the size itself.
         width: the same.
+        scales: whether `decode` is also told how much of the size to keep.
         shift: how many bits of those of the height are not its own.
         bits: how many there are of height and of width.
         less: by how much the file says less than there is.
     """
 
-    decode: Callable[[tf.Tensor], tf.Tensor]
+    decode: Callable[..., tf.Tensor]
     signature: dict[int, bytes]
     flags: dict[int, int] = dataclasses.field(default_factory=dict)
     height: Sequence[int] = ()
     width: Sequence[int] = ()
+    scales: bool = False
     shift: int = 0
     bits: int = 32
     less: int = 0
@@ -604,9 +749,6 @@ class _Kind:
         return start, mask, np.array(places), np.array(scales)
 
 
-# So many bytes tell all that has to be known.
-_HEADER = 54
-
 # WebP: https://developers.google.com/speed/webp/docs/riff_container
 # BMP: https://en.wikipedia.org/wiki/BMP_file_format (28: bits, 30: compression,
 # 0 for none and 3 for channel masks, which everybody sets to BGRA)
@@ -619,7 +761,12 @@ _WEBP_CANVAS = {
     "less": 1,
 }
 _KINDS = (
-    _Kind(_decode_jpeg, {0: b"\xff\xd8\xff"}),
+    *(
+        _Kind(_decode_plain_jpeg, {**start, frame: marker}, scales=True)
+        for start, frame in _PLAIN_JPEGS
+        for marker in (b"\xff\xc0", b"\xff\xc2")
+    ),
+    _Kind(_decode_jpeg, {0: b"\xff\xd8\xff"}, scales=True),
     _Kind(
         _decode,
         {0: b"\x89PNG"},

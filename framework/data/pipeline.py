@@ -15,7 +15,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from framework.data.images import RESIZES, decode, resize, to_rgb
+from framework.data.images import (
+    RESIZES,
+    decode_and_resize,
+    resize,
+    to_rgb,
+)
 from framework.data.rows import PLACES
 from framework.data.source import Examples, IndexedExamples, StreamedExamples
 from framework.digests import digest
@@ -305,10 +310,9 @@ class Pipeline:
         def decode_one(element):
             image = read(element)
             if image.dtype == tf.string:
-                image = decode(image)
+                image = decode_and_resize(image, image_size, self.resize)
             else:
-                image = to_rgb(image)
-            image = resize(image, image_size, self.resize)
+                image = resize(to_rgb(image), image_size, self.resize)
             image = tf.ensure_shape(image, (image_size, image_size, 3))
             return {
                 "image": image,

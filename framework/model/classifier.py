@@ -86,7 +86,7 @@ def classifier(
     freeze: str = "none",
     batch_norm: str = "auto",
     augmentation: Sequence[keras.layers.Layer] = (),
-    fuse: bool = False,
+    fuse: bool = True,
     compiled: bool = False,
 ) -> Classifier:
     """Builds the model. Call it inside the strategy's scope.

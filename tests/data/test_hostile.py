@@ -16,7 +16,12 @@ import tensorflow as tf
 from pictures import encoded, photo
 
 from framework.data.folder import ImageFolder
-from framework.data.images import RESIZES, decode, resize
+from framework.data.images import (
+    RESIZES,
+    decode,
+    decode_and_resize,
+    resize,
+)
 from framework.data.limits import MAX_PIXELS
 from framework.data.pipeline import Pipeline
 
@@ -138,6 +143,9 @@ def test_a_bomb_is_refused(name):
     # Not by TensorFlow's decoder, which would have allocated it by then.
     with pytest.raises(tf.errors.InvalidArgumentError, match="at most"):
         decode(tf.constant(BOMBS[name]))
+    for how in RESIZES:
+        with pytest.raises(tf.errors.InvalidArgumentError, match="at most"):
+            decode_and_resize(tf.constant(BOMBS[name]), 160, how)
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess:
@@ -167,7 +175,7 @@ def test_bombs_take_no_memory(tmp_path):
         """
 import pickle, resource, sys
 import tensorflow as tf
-from framework.data.images import decode, resize
+from framework.data.images import decode, decode_and_resize, resize
 
 def most():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
@@ -178,17 +186,22 @@ def pipeline(content):
     resized = [resize(image, 160, how) for how in ("squash", "crop", "pad")]
     return tf.shape(image), resized
 
+@tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+def at_once(content):
+    return decode_and_resize(content, 160)
+
 with open(sys.argv[1], "rb") as file:
     bombs = pickle.load(file)
 pipeline(tf.io.encode_png(tf.zeros((9, 9, 3), tf.uint8)))
 for name, content, size in bombs:
     before = most()
-    try:
-        pipeline(tf.constant(content))
-    except tf.errors.InvalidArgumentError:
-        assert not size, name
-    else:
-        assert size, name
+    for function in (pipeline, at_once):
+        try:
+            function(tf.constant(content))
+        except tf.errors.InvalidArgumentError:
+            assert not size, name
+        else:
+            assert size, name
     print(name, most() - before, size, sep="\t")
 """,
         str(tmp_path / "bombs"),
@@ -416,3 +429,63 @@ print("decoded", decoded)
     assert done.returncode == 0, f"at {last}: {done.stderr[-2000:]}"
     # Neither all of it nor nothing was harmless.
     assert 0.02 < int(done.stdout.split()[-1]) / len(variants) < 0.9
+
+
+def test_damage_is_judged_alike_at_every_size(tmp_path):
+    """The doctor asks the decoder for the whole, training for less of it."""
+    rng = np.random.default_rng(0)
+    variants = []
+    for options in ({}, {"progressive": True}, {"restart_marker_rows": 1}):
+        whole = encoded(photo(200, 150), "JPEG", quality=80, **options)
+        ends = rng.integers(600, len(whole), 30).tolist()
+        ends += [len(whole) - rest for rest in (0, 1, 2, 3, 4, 6, 10, 20)]
+        variants += [whole[:end] for end in ends]
+        variants += [whole[:end] + b"\xff\xd9" for end in ends]
+        for _ in range(60):
+            flipped = bytearray(whole)
+            for at in rng.integers(0, len(whole), rng.integers(1, 4)):
+                flipped[at] ^= 1 << int(rng.integers(8))
+            variants.append(bytes(flipped))
+        variants += [damaged(whole, rng) for _ in range(60)]
+    (tmp_path / "variants").write_bytes(pickle.dumps(variants))
+    done = run(
+        """
+import pickle, sys
+import tensorflow as tf
+from framework.data.images import decode, decode_and_resize
+
+SIZES = (100, 70, 30, 15)  # Decoded at 1, 1/2, 1/4 and 1/8 of 200 x 150.
+content = tf.TensorSpec([], tf.string)
+whole = tf.function(lambda c: tf.size(decode(c)), input_signature=[content])
+less = [
+    tf.function(
+        lambda c, size=size: decode_and_resize(c, size),
+        input_signature=[content],
+    )
+    for size in SIZES
+]
+
+def decodes(function, content):
+    try:
+        function(content)
+    except tf.errors.InvalidArgumentError:
+        return False
+    return True
+
+with open(sys.argv[1], "rb") as file:
+    variants = pickle.load(file)
+good = 0
+for number, content in enumerate(variants):
+    expected = decodes(whole, content)
+    good += expected
+    for size, function in zip(SIZES, less):
+        if decodes(function, content) != expected:
+            print(number, "is judged otherwise at", size)
+print("decoded", good)
+""",
+        str(tmp_path / "variants"),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    *others, last = done.stdout.splitlines()
+    assert not others, others
+    assert 0.2 < int(last.split()[-1]) / len(variants) < 0.9

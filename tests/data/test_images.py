@@ -13,7 +13,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from framework.data.images import RESIZES, decode, resize, to_rgb
+from framework.data.images import (
+    RESIZES,
+    decode,
+    decode_and_resize,
+    resize,
+    to_rgb,
+)
 from framework.errors import UserError
 
 PETS = Path(__file__).parents[3] / "shared/data/petimages_40"
@@ -288,16 +294,147 @@ def test_animated_webp_leaves_the_process_alive():
 def test_decode_and_resize_survive_export(tmp_path):
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
     def prepare(encoded):
-        return resize(decode(encoded), 16, "pad")
+        return decode_and_resize(encoded, 8, "pad")
 
     module = tf.Module()
     module.prepare = prepare
     tf.saved_model.save(module, str(tmp_path))
     loaded = tf.saved_model.load(str(tmp_path))
-    for encoded in (with_exif(6), FORMATS["bmp palette"][0]()):
-        expected = resize(decode(encoded), 16, "pad")
+    for encoded in (
+        with_exif(6),
+        FORMATS["jpeg"][0](),
+        FORMATS["bmp palette"][0](),
+    ):
+        expected = decode_and_resize(encoded, 8, "pad")
         result = loaded.prepare(tf.constant(encoded))
         np.testing.assert_array_equal(result, expected)
+
+
+# Decoding at less than full size.
+
+
+def at_ratio(encoded: bytes, ratio: int, size: int, how: str) -> np.ndarray:
+    """What must come out where libjpeg divides the sides by `ratio`."""
+    pixels = tf.io.decode_jpeg(encoded, channels=3, ratio=ratio)
+    sides = tf.io.extract_jpeg_shape(encoded).numpy()[:2]
+    # Rows and columns that stand for half of one and more.
+    height, width = (max(int(side / ratio + 0.5), 1) for side in sides)
+    return resize(pixels[:height, :width], size, how).numpy()
+
+
+SIZE = 13
+BORDERS = sorted(
+    {times * SIZE + more for times in (2, 4, 8) for more in (-1, 0, 1)}
+    | {7, SIZE, 3 * SIZE, 16 * SIZE}
+)
+
+
+@pytest.mark.parametrize("how", RESIZES)
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_the_ratio_is_the_largest_that_keeps_enough(how, is_plain):
+    chosen = set()
+    for short, long in itertools.combinations_with_replacement(BORDERS, 2):
+        sides = (short, long) if (short + long) % 2 else (long, short)
+        # Noise: no two ratios give the same picture.
+        encoded = saved(Image.fromarray(noise(*sides)), "JPEG", quality=95)
+        if not is_plain:
+            encoded = without_jfif(encoded)
+        decisive = long if how == "pad" else short
+        ratio = max(r for r in (1, 2, 4, 8) if r == 1 or decisive >= r * SIZE)
+        chosen.add(ratio)
+        result = decode_and_resize(encoded, SIZE, how).numpy()
+        for other in (1, 2, 4, 8):
+            expected = at_ratio(encoded, other, SIZE, how)
+            assert (result == expected).all() == (other == ratio), sides
+    assert chosen == {1, 2, 4, 8}
+
+
+@pytest.mark.parametrize("size", [127, 128, 129, 255, 256, 300])
+def test_sizes_around_whole_bytes_choose_as_well(size):
+    for side in (2 * size - 1, 2 * size):
+        encoded = saved(Image.fromarray(noise(side, side + 3)), "JPEG")
+        halved = at_ratio(encoded, 2, size, "squash")
+        result = decode_and_resize(encoded, size).numpy()
+        assert (result == halved).all() == (side == 2 * size)
+
+
+@pytest.mark.parametrize("how", RESIZES)
+@pytest.mark.parametrize("name", FORMATS)
+def test_all_else_is_decoded_whole(name, how):
+    encoded = FORMATS[name][0]()
+    # 24 x 32 pixels, less than twice 17; what is no JPEG at any size.
+    for size in (17, 40) if name.startswith("jpeg") else (2, 5, 17, 40):
+        np.testing.assert_array_equal(
+            decode_and_resize(encoded, size, how),
+            resize(decode(encoded), size, how),
+        )
+
+
+def large_photo() -> Image.Image:
+    """304 x 416 pixels of clouds in color; 8 divides both, and what crops."""
+    rng = np.random.default_rng(0)
+    clouds = rng.integers(0, 256, (5, 4, 3)).astype(np.uint8)
+    return Image.fromarray(clouds).resize((304, 416), Image.BICUBIC)
+
+
+@pytest.mark.parametrize("how", RESIZES)
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {}),
+        ("RGB", {"subsampling": 0}),
+        ("RGB", {"progressive": True}),
+        ("L", {}),
+        ("CMYK", {}),
+    ],
+)
+def test_what_is_decoded_smaller_looks_the_same(mode, options, how):
+    encoded = saved(large_photo().convert(mode), "JPEG", quality=95, **options)
+    whole = decode(encoded)
+    for size in (152, 76, 38):
+        expected = resize(whole, size, how).numpy().astype(int)
+        error = decode_and_resize(encoded, size, how).numpy() - expected
+        assert error.any()  # Or it was decoded whole.
+        assert np.abs(error).mean() < 2
+
+
+@pytest.mark.parametrize("more", range(8))
+def test_what_is_left_of_the_sides_moves_nothing(more):
+    # From black to white in 20 steps, so that half a pixel is 6.
+    side = 160 + more
+    ramp = np.linspace(0, 255, side).astype(np.uint8)
+    ramp = np.broadcast_to(ramp, (side, side))
+    for pixels in (ramp, ramp.T):
+        encoded = saved(Image.fromarray(pixels), "JPEG", quality=100)
+        expected = resize(decode(encoded), 20).numpy().astype(int)
+        error = decode_and_resize(encoded, 20).numpy() - expected
+        assert np.abs(error).max() <= 7
+
+
+@pytest.mark.parametrize("how", RESIZES)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_what_is_decoded_smaller_is_upright(orientation, how):
+    encoded = with_exif(orientation)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
+    # Of 3 x 4 pixels the middle 3 x 3 lie half a pixel off.
+    for size in (12, 6) if how == "crop" else (12, 6, 3):
+        expected = resize(np.asarray(upright), size, how).numpy().astype(int)
+        error = decode_and_resize(encoded, size, how).numpy() - expected
+        assert error.any()
+        assert np.abs(error).mean() < 5
+
+
+def test_a_line_of_less_than_half_a_row_stays():
+    line = Image.new("RGB", (400, 1), "white")
+    padded = decode_and_resize(saved(line, "JPEG"), 20, "pad").numpy()
+    assert (padded.max((1, 2)) > 250).sum() == 1
+
+
+def test_ways_and_sizes_are_checked_before_anything_is_decoded():
+    with pytest.raises(UserError, match="Did you mean 'squash'"):
+        decode_and_resize(b"no picture", 16, "sqash")
+    with pytest.raises(UserError, match="whole number"):
+        decode_and_resize(b"no picture", 0)
 
 
 @pytest.mark.skipif(not PETS.exists(), reason="needs ../shared")

@@ -14,6 +14,12 @@ import pytest
 import tensorflow as tf
 
 from framework.data import pipeline
+from framework.data.images import (
+    RESIZES,
+    decode,
+    decode_and_resize,
+    resize,
+)
 from framework.data.pipeline import (
     Pipeline,
     Share,
@@ -176,6 +182,18 @@ def test_what_does_not_decode_keeps_its_place(with_broken):
     assert (rows["position"] == np.arange(100)).all()
     assert set(rows["id"][rows["weight"] == 0]) == broken
     assert (rows["weight"] == 0).sum() == 12  # Three in each of four epochs.
+
+
+@pytest.mark.parametrize("how", RESIZES)
+def test_large_jpegs_are_decoded_at_less(examples, how):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 99, 3))
+    jpeg = tf.io.encode_jpeg(pixels.astype(np.uint8))
+    examples = dataclasses.replace(examples, read=lambda row: jpeg)
+    rows = take(Pipeline(resize=how).evaluation(examples, SIZE, 25), 1)
+    expected = decode_and_resize(jpeg, SIZE, how).numpy()
+    assert (rows["image"] == expected).all()
+    whole = resize(decode(jpeg), SIZE, how).numpy()
+    assert (expected != whole).any()
 
 
 def test_streams_keep_the_ids_of_what_does_not_decode(with_broken):
