@@ -18,12 +18,20 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from benchmarks import augmentation, end_to_end, growth, inputs, overhead
+from benchmarks import (
+    augmentation,
+    end_to_end,
+    features,
+    growth,
+    inputs,
+    overhead,
+)
 from benchmarks.compare import Section
 from benchmarks.settings import Settings
 
 # Each makes a `Section` of `Settings`.
 SECTIONS = {
+    "features": features.section,
     "input": inputs.section,
     "end-to-end": end_to_end.section,
     "growth": growth.section,

@@ -98,6 +98,8 @@ def main(argv: list[str]) -> None:
                 "--mode=train, whose updates it traces."
             )
         with standard_error_without(_NOISE):
+            import psutil
+
             from framework.running import run
 
         found = run(
@@ -108,6 +110,7 @@ def main(argv: list[str]) -> None:
             workdir=_WORKDIR.value,
             new=_NEW.value,
             profile=_PROFILE.value,
+            started=psutil.Process().create_time(),
         )
         if _APPLY.value:
             run(

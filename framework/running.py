@@ -1,5 +1,6 @@
 """Turns a gin file and a few bindings into a finished run, from Python."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ def run(
     workdir: str | None = None,
     new: bool = False,
     profile: bool = False,
+    started: float | None = None,
     console: Console | None = None,
 ) -> Any:
     """Does what `python -m framework.main` does, and returns the result.
@@ -36,6 +38,8 @@ def run(
         new: begin anew, also where an unfinished run of the same
             configuration could be continued.
         profile: trace ten updates of training, for TensorBoard.
+        started: when the command was given, in seconds since 1970; now by
+            default.
         console: where to write; standard output by default.
 
     Returns:
@@ -44,6 +48,7 @@ def run(
     Raises:
         UserError: something in what was asked must be mended.
     """
+    started = time.time() if started is None else started
     configuration = Configuration(gin_file, bindings, imports)
     # Beside the numbers of the training runs: what other modes have to say.
     name = configuration.name
@@ -72,5 +77,6 @@ def run(
         fingerprint=lambda: fingerprint(configuration.operative()),
         at_hand=lambda: Diagnosis.newest(numbered(f"{name}/doctor")),
         profile=profile,
+        started=started,
         console=console,
     )

@@ -76,6 +76,7 @@ class _Training:
     early_stopping: EarlyStopping | None
     callbacks: Sequence[keras.callbacks.Callback]
     profile: bool
+    started: float | None
     fingerprint: Callable[[], str]
 
     def on(self, data: Data, locate: Callable[[], RunDirectory]) -> Result:
@@ -153,7 +154,8 @@ class _Training:
                 )
 
             # Batches -> trained weights.
-            observers = [ProgressObserver(console, plan, state.step)]
+            progress = ProgressObserver(console, plan, state.step, self.started)
+            observers = [progress]
             if world.is_chief:
                 observers.append(LogObserver(run, state.epochs))
             if world.is_chief and self.profile:
@@ -194,6 +196,7 @@ class _Training:
                 "images_per_second": history.images_per_second,
                 "input_wait": history.input_wait,
                 "seconds": history.seconds,
+                "seconds_to_first_update": progress.seconds_to_first_update,
                 "continued": history.continued,
                 "workers": world.workers,
                 "replicas": world.replicas,
@@ -214,7 +217,7 @@ class _Training:
 
 
 @MODES.register(
-    given=["locate", "fingerprint", "console", "at_hand", "profile"]
+    given=["locate", "fingerprint", "console", "at_hand", "profile", "started"]
 )
 def train(
     locate: Callable[[], RunDirectory],
@@ -241,6 +244,7 @@ def train(
     folds: int | None = None,
     at_hand: Callable[[], Diagnosis | None] = lambda: None,
     profile: bool = False,
+    started: float | None = None,
     console: Console | None = None,
 ) -> Result:
     """Trains, evaluates, reports, exports.
@@ -285,6 +289,7 @@ def train(
         at_hand: finds what a doctor said earlier, to report leaks where
             `doctor` is None; it changes nothing.
         profile: write a trace of ten updates, for TensorBoard.
+        started: when the command was given, in seconds since 1970.
         console: where to write.
 
     Raises:
@@ -326,6 +331,7 @@ def train(
         early_stopping,
         callbacks,
         profile,
+        started,
         fingerprint,
     )
     with world.together():

@@ -24,6 +24,8 @@ class ProgressObserver(Observer):
         console: where to write.
         plan: how long training takes.
         step: updates done already.
+        started: when the command was given, in seconds since 1970; how long
+            it took to the first update is told then. None tells nothing.
         seconds_between_lines: without a terminal, how often to write.
     """
 
@@ -32,10 +34,13 @@ class ProgressObserver(Observer):
         console: Console,
         plan: Plan,
         step: int = 0,
+        started: float | None = None,
         seconds_between_lines: float = 5.0,
     ):
+        self.seconds_to_first_update: float | None = None
         self._console = console
         self._plan = plan
+        self._started = started
         self._interval = 0.5 if console.is_terminal else seconds_between_lines
         self._last_time = time.monotonic()
         self._last_step = step
@@ -44,6 +49,13 @@ class ProgressObserver(Observer):
     def on_step(
         self, epoch: int, step: int, figures: Callable[[], dict[str, float]]
     ) -> None:
+        if self._started is not None and self.seconds_to_first_update is None:
+            self.seconds_to_first_update = time.time() - self._started
+            say(
+                self._console,
+                f"First update {self.seconds_to_first_update:.1f} s after the "
+                "start.",
+            )
         now = time.monotonic()
         if now - self._last_time < self._interval:
             return

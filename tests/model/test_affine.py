@@ -229,7 +229,7 @@ def test_a_fused_classifier_is_built_in_layers(images, tmp_path):
     assert names == [type(layer).__name__ for layer in stack()]
     assert (np.asarray(pipeline(pixels, training=True)) != pixels).any()
 
-    apart = classifier(2, **build, augmentation=stack())
+    apart = classifier(2, **build, augmentation=stack(), fuse=False)
     assert not any("fused" in line for line in apart.description)
     assert not any(parts(layer) for layer in apart.model.layers)
     # Checkpoints hold the same variables, random states included.

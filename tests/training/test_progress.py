@@ -1,4 +1,5 @@
 import io
+import time
 
 from rich.console import Console
 
@@ -20,7 +21,9 @@ WITHIN = {**FIGURES["train"], "images_per_second": 16.0, "input_wait": 0.001}
 
 
 def drive(console, seconds):
-    observer = ProgressObserver(console, Plan(30, 8, 2), 0, seconds)
+    observer = ProgressObserver(
+        console, Plan(30, 8, 2), 0, seconds_between_lines=seconds
+    )
     for step in range(1, 5):
         observer.on_step(0, step, lambda: WITHIN)
     observer.on_epoch(FIGURES)
@@ -56,3 +59,13 @@ def test_on_a_terminal_it_draws_a_bar():
     assert "4/4" in text
     assert "loss 0.5000" in text
     assert observer._progress is None
+
+
+def test_it_tells_how_long_the_first_update_took():
+    console = Console(file=io.StringIO(), width=80)
+    observer = ProgressObserver(console, Plan(30, 8, 2), 3, time.time() - 5)
+    for step in (4, 5):
+        observer.on_step(0, step, lambda: WITHIN)
+    text = console.file.getvalue()
+    assert text.count("First update 5.") == 1
+    assert 5 <= observer.seconds_to_first_update < 6
