@@ -53,8 +53,8 @@ def section(settings: Settings) -> Section:
         f"EfficientNet-Lite0 with ImageNet's weights at {SIZE} px, all of it "
         f"frozen; dropout {DROPOUT}, Adam {RATE:g}, batches of {BATCH}; "
         f"{train} images to train on, {held_out} to validate on after each "
-        f"epoch; {rounds} rounds. Measured from the first batch asked for to the end "
-        "of the epoch, compilation included."
+        f"epoch; {rounds} rounds. Measured from the first batch asked for to "
+        "the end of the epoch, compilation included."
     ]
     with tempfile.TemporaryDirectory() as place:
         _write(pathlib.Path(place), settings.folder, data)

@@ -64,6 +64,7 @@ def test_every_example_is_judged_once_by_who_has_not_seen_it(in_tmp):
     assert again.summary == summary
 
 
+@pytest.mark.slow
 def test_it_goes_on_in_the_fold_in_which_it_was_stopped(in_tmp, monkeypatch):
     expected = framework.run("gin/smoke.gin", QUICK)
     on_step, seen = ProgressObserver.on_step, []

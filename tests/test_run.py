@@ -255,7 +255,7 @@ def stop_after(monkeypatch):
     return stop
 
 
-@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(
     in_tmp, stop_after, step
 ):
@@ -484,6 +484,7 @@ def test_a_place_that_cannot_be_written_is_named(in_tmp):
         RunDirectory.locate("x", "", "").create()
 
 
+@pytest.mark.slow  # As tests/test_wheel.py does.
 def test_a_task_of_ones_own_is_found_in_the_working_directory(in_tmp):
     """One Python file and one gin file, as the README has it."""
     (in_tmp / "tasks").mkdir()  # Beside ours, not in place of them.
@@ -613,7 +614,16 @@ def test_every_gin_file_tells_its_command_and_its_result(name):
     assert re.search(r"Measured: [^.]*\d", head)
 
 
-@pytest.mark.parametrize("name", GIN_FILES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        # As folder.gin, but for the source.
+        pytest.param(name, marks=pytest.mark.slow)
+        if name in ("manifest.gin", "prepared.gin")
+        else name
+        for name in GIN_FILES
+    ],
+)
 def test_every_gin_file_builds_and_runs(in_tmp, some_pictures, name):
     """A step of each, on TFDS's mocked data; the saved model loads."""
     bindings = [

@@ -167,6 +167,7 @@ def test_twenty_kills_change_nothing(tmp_path):
     assert sum(killed.values()) == 20
 
 
+@pytest.mark.slow
 def test_from_two_workers_to_one_and_back(tmp_path):
     """What one world has saved, another continues.
 
