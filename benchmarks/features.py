@@ -212,7 +212,7 @@ def _ours(data: Data, epochs: int, views: int, good: float | None) -> Epochs:
         setup.trainer.fit(
             setup.plan,
             setup.batches,
-            validation(setup.predictor, setup.evaluated["validation"]),
+            validation(setup.predictor, setup.evaluation("validation")),
             None,
             callbacks=[clock],
             observers=[

@@ -35,6 +35,9 @@ _CHUNK = 32
 _STREAM_PARTS = 32
 _SERVICE_ADDRESS = re.compile(r"grpc://(\[[^\]]+\]|[^:/\[\]]+):(\d{1,5})")
 _CONNECT_SECONDS = 5
+# AutoGraph would translate everything that a function of these calls, which
+# takes a large part of the time to the first update.
+_as_it_is = tf.autograph.experimental.do_not_convert
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,6 +325,7 @@ class Pipeline:
 
         black = tf.zeros((image_size, image_size, 3), tf.uint8)
 
+        @_as_it_is
         def decoded(chunk):
             length = chunk["position"].shape[0]
             count = tf.size(chunk["position"]) if length is None else length
@@ -467,6 +471,7 @@ def _position_chunks(
     own = batch_size // share.workers  # Of each global batch.
     total = None if end is None else (end - first) // share.workers
 
+    @_as_it_is
     def positions(chunk):
         number = chunk * length + tf.range(length, dtype=tf.int64)
         if total is not None and total % length:
@@ -483,10 +488,13 @@ def _position_chunks(
 def _reader(
     examples: IndexedExamples, index_at: Callable[[tf.Tensor], tf.Tensor]
 ) -> Callable[[dict], tf.Tensor]:
-    rows = tf.constant(examples.rows)
+    rows, read_row = tf.constant(examples.rows), examples.read
+    if not getattr(read_row, "__module__", "").startswith("framework."):
+        # It may be written for AutoGraph.
+        read_row = tf.function(read_row)
 
     def read(element):
-        return examples.read(tf.gather(rows, index_at(element["position"])))
+        return read_row(tf.gather(rows, index_at(element["position"])))
 
     return read
 
@@ -501,6 +509,7 @@ def _describer(
     ids = tf.constant(examples.ids.tolist(), tf.string)
     last = tf.int64.max if end is None else end
 
+    @_as_it_is
     def describe(batch):
         # Beyond the end lies padding, without a label and an id.
         real = batch["position"] < last

@@ -75,7 +75,9 @@ class Predictor:
         self._classifier = classifier
         self._world = world
         self._loss = classifier.head.loss()
-        self._step = tf.function(self._distributed, reduce_retracing=True)
+        self._step = tf.function(
+            self._distributed, reduce_retracing=True, autograph=False
+        )
         self._kept: dict[int, tuple[Rows, list[dict]]] = {}
 
     def keep(self, batches: tf.data.Dataset, kept: Rows) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,7 +36,8 @@ class Setup:
         trainer: updates it.
         predictor: judges it.
         batches: as `Trainer.stream` takes them.
-        evaluated: batches of the other splits, by name.
+        evaluation: from the name of another split to its batches, made when
+            they are asked for first: training is to begin soon.
         steps_per_call: updates between two looks of the host.
         description: sentences for the start-up text.
     """
@@ -45,7 +47,7 @@ class Setup:
     trainer: Trainer
     predictor: Predictor
     batches: Callable[[int, Share], tf.data.Dataset]
-    evaluated: dict[str, tf.data.Dataset]
+    evaluation: Callable[[str], tf.data.Dataset]
     steps_per_call: int
     description: tuple[str, ...]
 
@@ -158,15 +160,18 @@ class Recipe:
                 job,
             )
 
-        evaluated = {
-            name: pipeline.evaluation(
-                examples, built.image_size, self.batch_size, world.share
+        @functools.cache
+        def evaluation(name: str) -> tf.data.Dataset:
+            made = pipeline.evaluation(
+                data.splits[name],
+                built.image_size,
+                self.batch_size,
+                world.share,
             )
-            for name, examples in data.splits.items()
-            if name != "train"
-        }
-        for name, features in kept.evaluated.items():
-            predictor.keep(evaluated[name], features)
+            if name in kept.evaluated:
+                predictor.keep(made, kept.evaluated[name])
+            return made
+
         steps_per_call = self.steps_per_call
         if steps_per_call == "auto":
             steps_per_call = _STEPS_PER_CALL_ON_TPU if is_tpu else 1
@@ -176,7 +181,7 @@ class Recipe:
             trainer,
             predictor,
             batches,
-            evaluated,
+            evaluation,
             steps_per_call,
             (
                 *built.description,

@@ -40,7 +40,7 @@ from framework.training.profiling import Profiler
 from framework.training.progress import ProgressObserver
 from framework.training.state import Plan
 from framework.training.throughput import verdict
-from framework.training.trainer import History, validation
+from framework.training.trainer import History
 
 _ALL_DEVICES = Distribution()
 _NOW_AND_THEN = Checkpoints()
@@ -160,14 +160,16 @@ class _Training:
                 observers.append(LogObserver(run, state.epochs))
             if world.is_chief and self.profile:
                 observers.append(Profiler(run.file("tensorboard"), state.step))
-            held_out = setup.evaluated.get("validation")
+
+            def validate() -> dict[str, float]:
+                return setup.predictor.predict(
+                    setup.evaluation("validation"), pipeline.max_unreadable
+                ).figures()
+
             history = trainer.fit(
                 plan,
                 setup.batches,
-                held_out
-                and validation(
-                    setup.predictor, held_out, pipeline.max_unreadable
-                ),
+                validate if "validation" in data.splits else None,
                 early_stopping,
                 self.callbacks,
                 observers,
@@ -493,8 +495,12 @@ def _judge(
         "unreadable": [],
     }
     judged = report.judged_split(data.splits)
-    for name, batches in setup.evaluated.items():
-        predictions = setup.predictor.predict(batches, pipeline.max_unreadable)
+    for name in data.splits:
+        if name == "train":
+            continue
+        predictions = setup.predictor.predict(
+            setup.evaluation(name), pipeline.max_unreadable
+        )
         summary["unreadable"] += predictions.unreadable
         figures = report.quality(predictions, data.class_names)
         if judged and name == judged[0]:

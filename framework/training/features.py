@@ -94,6 +94,7 @@ class Views:
         """
         shape, dtype = self.kept.shape, tf.as_dtype(self.kept.dtype)
 
+        @tf.autograph.experimental.do_not_convert
         def read(batch):
             places = self._places(batch["position"])
             features, weights = tf.numpy_function(

@@ -128,7 +128,7 @@ class Trainer:
         _draw_apart(self.model)
         self.views = views
         self._update = (
-            tf.function(self._replica_step, jit_compile=True)
+            tf.function(self._replica_step, jit_compile=True, autograph=False)
             if compiled
             else self._replica_step
         )
@@ -138,7 +138,13 @@ class Trainer:
             for layer in (self.model._flatten_layers() if views else ())
             for generator in layer._seed_generators
         }.values()
-        self._one = tf.function(self._run_one, reduce_retracing=True)
+        # Keras's layers need no AutoGraph, which takes as long as the rest.
+        self._run_step = tf.autograph.experimental.do_not_convert(
+            self._run_step
+        )
+        self._one = tf.function(
+            self._run_one, reduce_retracing=True, autograph=False
+        )
         self._many = tf.function(self._run_many, reduce_retracing=True)
 
     def stream(
@@ -172,7 +178,9 @@ class Trainer:
             )
             # Names stay on the host: accelerators know no texts.
             dataset = of_share(share).map(
-                lambda batch: {k: v for k, v in batch.items() if k != "id"}
+                tf.autograph.experimental.do_not_convert(
+                    lambda batch: {k: v for k, v in batch.items() if k != "id"}
+                )
             )
             # The step must find its batch ready.
             return dataset.prefetch(2)
@@ -216,7 +224,7 @@ class Trainer:
         They are not in checkpoints, which would grow with the data.
         """
         stream = self.stream(batches, plan)
-        run = tf.function(self._run_views)
+        run = tf.function(self._run_views, autograph=False)
         now = [state.numpy() for state, _ in self._seeds]
         for state, first in self._seeds:
             state.assign(first)
