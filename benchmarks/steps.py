@@ -10,11 +10,15 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from framework.data.pipeline import Share
+from benchmarks.settings import BATCH
+from framework.data.pipeline import Pipeline, Share
+from framework.data.source import IndexedExamples
 from framework.model.backbones import Backbone
 from framework.model.classifier import Classifier, classifier
 from framework.model.heads import softmax_head
+from framework.task import Data
 from framework.training.distribution import Distribution
+from framework.training.features import once
 from framework.training.progress import ProgressObserver
 from framework.training.state import Plan
 from framework.training.trainer import Observer, Trainer
@@ -117,5 +121,30 @@ def in_our_loop(
             stream=stream,
         )
         return steps * rows / (clock.times[-1] - clock.times[warm - 1])
+
+    return run
+
+
+def in_later_epochs(made: Classifier, examples: IndexedExamples) -> Run:
+    """As `in_our_loop` over pictures, which a first epoch has decoded."""
+    world = Distribution("one").make()
+    pipeline = Pipeline()
+
+    def run(steps: int) -> float:
+        chosen = examples.select(np.arange(steps * BATCH))
+        data = Data("folder", (), {"train": chosen}, False, ())
+        plan = Plan(len(chosen), BATCH, epochs=2)
+        kept = once(None, made, data, pipeline, world, plan, seed=0)
+        optimizer = keras.optimizers.Adam(LEARNING_RATE)
+        history = Trainer(made, optimizer, world, views=kept.views).fit(
+            plan,
+            lambda first, share: pipeline.training(
+                chosen, made.image_size, BATCH, 0, first, share=share
+            ),
+            None,
+            None,
+            observers=[ProgressObserver(Console(file=io.StringIO()), plan)],
+        )
+        return history.epochs[1]["images_per_second"]
 
     return run
