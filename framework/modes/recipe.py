@@ -137,14 +137,13 @@ class Recipe:
                 world,
                 self.accumulation,
                 kept.views,
+                kept.augments,
                 compiled and not is_tpu,
             )
             predictor = Predictor(built, world)
 
         # Splits -> batches.
-        in_pipeline = built.augmentation_in_pipeline
-        if kept.views and not kept.views.augmented:
-            in_pipeline = ()
+        in_pipeline = built.augmentation_in_pipeline if kept.augments else ()
         # On a data service: the same for all workers, another at each start.
         job = world.from_chief(secrets.token_hex(8))
 

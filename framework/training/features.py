@@ -38,7 +38,6 @@ class Views:
         kept: room for `count` views of each example.
         count: K; epoch e trains on view e modulo K.
         key: "features", or "image" for decoded pictures.
-        augmented: whether augmentation came before what is kept.
         plan: of the run.
         seed: of the training order.
         order: that order, from (first position, share of each batch) to the
@@ -50,14 +49,12 @@ class Views:
         kept: Rows,
         count: int,
         key: str,
-        augmented: bool,
         plan: Plan,
         seed: int,
         order: Callable[[int, Share], tf.data.Dataset],
     ):
         self.count = count
         self.key = key
-        self.augmented = augmented
         # Updates until each example's views are there.
         self.complete_after = plan.last_step(count - 1)
         self.kept = kept
@@ -120,12 +117,14 @@ class Once:
         views: of the training split, or None: each epoch makes its own.
         evaluated: room for the features, or pictures, of splits that are
             judged repeatedly.
+        augments: whether pictures are to be augmented at all.
         description: sentences for the start-up text.
     """
 
     views: Views | None
     evaluated: dict[str, Rows]
-    description: tuple[str, ...]
+    augments: bool = True
+    description: tuple[str, ...] = ()
 
 
 def once(
@@ -140,9 +139,10 @@ def once(
     """Decides what to keep and where.
 
     Args:
-        asked: how many views of features; "auto": one where nothing augments,
-            else as many as epochs, which is the plain way; None keeps no
-            features, and none of the validation split either.
+        asked: how many views of features; 1 augments nothing. Where they can't
+            be kept, every epoch works anew. "auto": one where nothing
+            augments, else as many as epochs, which is the plain way; None
+            keeps no features, and none of the validation split either.
         built: the classifier.
         data: all splits.
         pipeline: makes the batches; its `cache` says where decoded pictures
@@ -152,24 +152,22 @@ def once(
         seed: of the training order.
 
     Raises:
-        UserError: so many views, or such a place, were asked for and can't be
-            had.
+        UserError: `asked` makes no sense, or pictures can't be kept in the
+            place that `pipeline.cache` names.
     """
     if asked is not None and asked != "auto" and not _is_number(asked):
         raise UserError(
             f"train.feature_views is {asked!r}; expected 'auto', None or a "
             "number of views, at least 1."
         )
-    if built.features is None and _is_number(asked):
+    decision = _Decision(built, data, pipeline, world, plan, seed)
+    if built.features is None and asked == 1 and decision.augments:
         raise UserError(
-            f"train.feature_views is {asked}, and nothing of the backbone is "
-            "frozen: its output changes with every update. Expected "
-            "classifier.freeze = 'all' or a layer's name, or feature_views = "
-            "'auto'."
+            "train.feature_views is 1, which augments nothing, but nothing of "
+            "the backbone is frozen and classifier.augmentation names layers. "
+            "Expected classifier.augmentation = [], or feature_views = 'auto'."
         )
-    if plan.epochs == 1:
-        return Once(None, {}, ())
-    return _Decision(built, data, pipeline, world, plan, seed).decide(asked)
+    return decision.decide(asked)
 
 
 @dataclasses.dataclass
@@ -185,17 +183,31 @@ class _Decision:
     # Bytes given away already.
     taken: int = 0
 
+    def __post_init__(self):
+        self.has_layers = bool(
+            self.built.augmentation_in_model
+            or self.built.augmentation_in_pipeline
+        )
+        self.augments = self.has_layers
+
     def decide(self, asked: int | str | None) -> Once:
+        if asked == 1:
+            self.augments = False
+        if self.plan.epochs == 1:
+            return Once(None, {}, self.augments)
         keeps_features = self.built.features is not None and asked is not None
         validation = len(self.data.splits.get("validation", ()))
         padded = -(-validation // self.plan.batch_size) * self.plan.batch_size
         judged = padded // self.world.workers
-        views, remarks = None, []
+        views, kept, remarks = None, None, []
         if keeps_features:
             views, remarks = self._views_of_features(asked)
-        kept = None
-        if judged and keeps_features:
-            kept = self._room_for_features(judged)
+            kept = self._room_for_features(judged) if judged else None
+        elif _is_number(asked):
+            remarks = [
+                f"train.feature_views = {asked} changes nothing: nothing of "
+                "the backbone is frozen."
+            ]
         if views is None:
             views = self._views_of_pictures()
         if judged and not keeps_features and self.pipeline.cache != "none":
@@ -203,7 +215,8 @@ class _Decision:
         return Once(
             views,
             {} if kept is None else {"validation": kept},
-            (*self._in_words(views, kept, keeps_features), *remarks),
+            self.augments,
+            (*self._in_words(views, kept, keeps_features, asked), *remarks),
         )
 
     def _views_of_features(
@@ -211,30 +224,26 @@ class _Decision:
     ) -> tuple[Views | None, list[str]]:
         count = asked
         if asked == "auto":
-            count = self.plan.epochs if self._augments else 1
+            count = self.plan.epochs if self.augments else 1
         if count >= self.plan.epochs:
             return None, []
-        examples = self.plan.examples
+        wanted = count * self.plan.examples
         why_not, kept = self._why_not(), None
         if not why_not:
-            kept = self._room_for_features(count * examples)
+            kept = self._room_for_features(wanted)
             why_not = "they find no room in memory and on the disk"
         if kept is None:
-            text = f"The features of {count * examples:,} pictures are not kept"
-            if asked != "auto":
-                raise UserError(
-                    f"{text}: {why_not}. Expected train.feature_views = "
-                    "'auto', which then does without."
-                )
-            return None, [f"{text}: {why_not}."]
-        augmented = self._augments and count > 1
-        return self._views(kept, count, "features", augmented), []
+            return None, [
+                f"The features of {wanted:,} pictures are not kept, and each "
+                f"epoch makes them anew: {why_not}."
+            ]
+        return self._views(kept, count, "features"), []
 
     def _views_of_pictures(self) -> Views | None:
         if self.pipeline.cache == "none":
             return None
         why_not = self._why_not()
-        if self.built.augmentation_in_pipeline:
+        if self.augments and self.built.augmentation_in_pipeline:
             why_not = why_not or "the pipeline augments them"
         kept = None if why_not else self._room_for_pictures(self.plan.examples)
         if kept is None:
@@ -246,25 +255,16 @@ class _Decision:
                     "'none'."
                 )
             return None
-        return self._views(kept, 1, "image", False)
+        return self._views(kept, 1, "image")
 
-    def _views(
-        self, kept: Rows, count: int, key: str, augmented: bool
-    ) -> Views:
+    def _views(self, kept: Rows, count: int, key: str) -> Views:
         order = functools.partial(
             self.pipeline.order,
             self.data.splits["train"],
             self.plan.batch_size,
             self.seed,
         )
-        return Views(kept, count, key, augmented, self.plan, self.seed, order)
-
-    @property
-    def _augments(self) -> bool:
-        built = self.built
-        return bool(
-            built.augmentation_in_model or built.augmentation_in_pipeline
-        )
+        return Views(kept, count, key, self.plan, self.seed, order)
 
     def _why_not(self) -> str | None:
         if not isinstance(self.data.splits["train"], IndexedExamples):
@@ -299,43 +299,52 @@ class _Decision:
         return Rows(count, shape, dtype, where)
 
     def _in_words(
-        self, views: Views | None, judged: Rows | None, keeps_features: bool
+        self,
+        views: Views | None,
+        judged: Rows | None,
+        keeps_features: bool,
+        asked: int | str | None,
     ) -> Iterator[str]:
         """What is saved, counted in pictures."""
         plan = self.plan
+        of_features = views if views and views.key == "features" else None
         if keeps_features:
-            of_train = views if views and views.key == "features" else None
-            stores = [*([of_train.kept] if of_train else []), judged]
+            stores = [*([of_features.kept] if of_features else []), judged]
             stores = [store for store in stores if store is not None]
+            validation = len(self.data.splits.get("validation", ()))
+            count = of_features.count if of_features else plan.epochs
+            made = plan.examples * count
+            made += validation * (plan.epochs if judged is None else 1)
             if stores:
-                validation = len(self.data.splits.get("validation", ()))
-                made = plan.examples * (
-                    of_train.count if of_train else plan.epochs
-                ) + validation * (1 if judged else plan.epochs)
                 yield (
                     f"Features once: {made:,} pictures pass the frozen part "
                     "instead of "
                     f"{plan.epochs * (plan.examples + validation):,}; "
                     f"{_takes(stores)}."
                 )
-            more = (plan.epochs - 2) * plan.examples
-            if of_train is None:
-                if self._augments and more > 0 and not self._why_not():
-                    yield (
-                        "Each epoch augments anew. train.feature_views = 2 "
-                        "would keep two augmented views of each picture and "
-                        f"save {more:,} more."
-                    )
-            elif of_train.augmented:
-                yield (
-                    f"Each picture is augmented in {of_train.count} ways, "
-                    f"which {plan.epochs} epochs share."
-                )
-            elif self._augments:
-                yield "train.feature_views = 1: nothing is augmented."
             judged = None
+        if of_features and self.augments:
+            yield (
+                f"Each picture is augmented in {of_features.count} ways, "
+                f"which {plan.epochs} epochs share."
+            )
+        more = (plan.epochs - 2) * plan.examples
+        if (
+            asked == "auto"
+            and keeps_features
+            and self.augments
+            and more > 0
+            and not self._why_not()
+        ):
+            yield (
+                "Each epoch augments anew. train.feature_views = 2 would keep "
+                "two augmented views of each picture and save the frozen part "
+                f"{more:,} more."
+            )
+        if asked == 1 and self.has_layers:
+            yield "train.feature_views = 1: nothing is augmented."
         pictures = [
-            *([views.kept] if views and views.key == "image" else []),
+            *([views.kept] if views and not of_features else []),
             *([judged] if judged is not None else []),
         ]
         if pictures:

@@ -93,6 +93,7 @@ class Trainer:
             statistics are those of a part.
         views: where the classifier's frozen part makes its features once; None
             has it make them in every update.
+        augmented: whether a frozen part sees augmented pictures.
         compiled: whether XLA compiles an update. (On a TPU it does anyway.)
 
     Raises:
@@ -106,6 +107,7 @@ class Trainer:
         world: World,
         accumulation: int = 1,
         views: Views | None = None,
+        augmented: bool = True,
         compiled: bool = False,
     ):
         self.classifier = classifier
@@ -127,6 +129,7 @@ class Trainer:
         )
         _draw_apart(self.model)
         self.views = views
+        self._augmented = augmented
         self._update = (
             tf.function(self._replica_step, jit_compile=True, autograph=False)
             if compiled
@@ -408,9 +411,7 @@ class Trainer:
         return gradients, report, kept
 
     def _features(self, images):
-        of_features = self.views and self.views.key == "features"
-        augmented = self.views.augmented if of_features else True
-        return self.classifier.features(images, training=augmented)
+        return self.classifier.features(images, training=self._augmented)
 
     def fit(
         self,

@@ -65,7 +65,12 @@ def train(asked, data, accumulation=1, steps_per_call=1, cache="none", **how):
     pipeline, plan = Pipeline(cache=cache), plan_of(data)
     kept = decide(asked, built, data, pipeline=pipeline)
     trainer = Trainer(
-        built, keras.optimizers.Adam(0.01), ALONE, accumulation, kept.views
+        built,
+        keras.optimizers.Adam(0.01),
+        ALONE,
+        accumulation,
+        kept.views,
+        kept.augments,
     )
     predictor = Predictor(built, ALONE)
     held_out = pipeline.evaluation(data.splits["validation"], 32, BATCH)
@@ -119,7 +124,7 @@ def test_with_as_many_views_as_epochs_it_is_the_plain_way_bit_for_bit(
 def test_views_are_what_the_first_epochs_saw(data):
     _, plain, _ = train(None, data, flip=True)
     _, epochs, kept = train(2, data, flip=True)
-    assert kept.views.augmented
+    assert kept.augments
     assert epochs[:2] == plain[:2]
     assert epochs[2:] != plain[2:]
     # Two different ones, each read again in the order of a later epoch.
@@ -152,7 +157,7 @@ def test_without_augmentation_one_view_is_enough(data):
     weights, their_epochs, kept = train(
         "auto", data, dropout=0.3, steps_per_call=3
     )
-    assert kept.views.count == 1 and not kept.views.augmented
+    assert kept.views.count == 1 and not kept.augments
     for mine, theirs in zip(epochs, their_epochs, strict=True):
         for a, b in zip(mine, theirs, strict=True):
             assert b == pytest.approx(a, rel=1e-4)
@@ -255,14 +260,18 @@ def test_half_precision_features_are_kept_as_they_are(data):
     assert epochs[-1][0]["loss"] < epochs[0][0]["loss"]
 
 
-def test_what_can_not_be_is_refused_and_auto_does_without(data, monkeypatch):
-    with pytest.raises(UserError, match="nothing of the backbone is frozen"):
-        decide(2, build("none"), data)
+def test_what_can_not_be_is_refused_or_done_without(data, monkeypatch):
+    with pytest.raises(UserError, match="1, which augments nothing"):
+        decide(1, build("none", flip=True), data)
     for wrong in (0, True, "all", 1.5):
         with pytest.raises(UserError, match=r"feature_views is .*expected"):
             decide(wrong, build(), data)
     assert decide("auto", build("none"), data).views is None
-    assert not decide("auto", build(), data, epochs=1).evaluated
+    kept = decide(2, build("none"), data)
+    assert kept.views is None and not kept.evaluated
+    assert "2 changes nothing: nothing of" in kept.description[-1]
+    once_only = decide(1, build(flip=True), data, epochs=1)
+    assert not once_only.evaluated and not once_only.augments
 
     class Two:
         workers = 2
@@ -272,11 +281,14 @@ def test_what_can_not_be_is_refused_and_auto_does_without(data, monkeypatch):
         ("2 workers would need", {"world": Two}),
         ("service may leave out", {"pipeline": served}),
     ):
-        with pytest.raises(UserError, match=reason):
-            decide(2, build(), data, **how)
-        kept = decide("auto", build(), data, **how)
-        assert kept.views is None and kept.evaluated
-        assert reason in kept.description[-1]
+        for asked in ("auto", 2):
+            # Without augmentation one view is all that "auto" wants.
+            kept = decide(asked, build(), data, **how)
+            assert kept.views is None and kept.evaluated
+            assert reason in kept.description[-1]
+        kept = decide("auto", build(flip=True), data, **how)
+        assert "feature_views = 2" not in " ".join(kept.description)
+        assert not decide(1, build(flip=True), data, **how).augments
     monkeypatch.setattr(rows, "free_memory", lambda: 0)
     assert decide("auto", build(), data).views.kept.place == "disk"
     monkeypatch.setattr(rows, "free_disk", lambda: 0)
@@ -354,7 +366,7 @@ def test_what_is_saved_is_counted(data):
     )
     kept = decide("auto", build(flip=True), data)
     assert "124 pictures pass" in kept.description[0]
-    assert "save 56 more" in kept.description[1]
+    assert "save the frozen part 56 more" in kept.description[1]
 
 
 @pytest.mark.parametrize("place", rows.PLACES)
