@@ -84,7 +84,8 @@ def main() -> None:
     parser.add_argument(
         "--output",
         type=pathlib.Path,
-        help=f"the report's file; {RESULTS.name} unless --quick",
+        help=f"the report's file; {RESULTS.name} where all sections are asked "
+        "for, and not --quick",
     )
     asked = parser.parse_args()
     if not asked.folder:
@@ -101,7 +102,8 @@ def main() -> None:
         rounds=asked.rounds or (1 if asked.quick else 5),
         quick=asked.quick,
     )
-    output = asked.output or (None if asked.quick else RESULTS)
+    is_whole = not asked.quick and set(names) == set(SECTIONS)
+    output = asked.output or (RESULTS if is_whole else None)
     header = ", ".join(machine())
     console = Console()
     console.print(header)

@@ -109,11 +109,14 @@ def _write(place: pathlib.Path, folder: str, data: Data) -> None:
     """The splits as folders of links, for Keras to read."""
     for split, examples in data.splits.items():
         assert isinstance(examples, IndexedExamples)
-        for name, label in zip(examples.ids, examples.labels, strict=True):
+        for number, (name, label) in enumerate(
+            zip(examples.ids, examples.labels, strict=True)
+        ):
             target = place / split / data.class_names[label]
             target.mkdir(parents=True, exist_ok=True)
             os.symlink(
-                os.path.join(folder, name), target / os.path.basename(name)
+                os.path.join(folder, name),
+                target / f"{number}-{os.path.basename(name)}",
             )
 
 

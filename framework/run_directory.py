@@ -53,7 +53,7 @@ _PREDICTIONS = "predictions.csv"
 _FIRST = (_OPERATIVE, "config.gin", "environment.json")
 _MAY_CHANGE = (
     r"(\w+[./])*("
-    r"(distribution|Checkpoints)\.\w+|pipeline\.service|"
+    r"(distribution|Checkpoints)\.\w+|pipeline\.(service|cache)|"
     r"train\.(distribution|checkpoints|steps_per_call))"
 )
 

@@ -1,6 +1,11 @@
 """Runs that measure: --mode=benchmark and --profile."""
 
 import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
 
 import pytest
 import tensorflow as tf
@@ -8,7 +13,11 @@ import tensorflow as tf
 import framework
 from framework.errors import UserError
 from framework.modes.benchmark import Benchmark
+from framework.training.interruption import Interrupted
 from framework.training.precision import choose_precision
+from framework.training.trainer import Observer, Trainer
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 QUICK = ["shapes.examples = 200", "benchmark.seconds = 0.2"]
 
@@ -90,18 +99,60 @@ def test_seconds_must_be_some(in_tmp):
     assert not (in_tmp / "runs").exists()
 
 
-def test_a_profile_is_written(in_tmp):
+def test_a_profile_is_written_where_there_are_updates(in_tmp, capsys):
+    few = ["shapes.examples = 200", "train.batch_size = 8"]
+    framework.run("gin/smoke.gin", [*few, "train.epochs = 1"], profile=True)
+    assert "no trace" not in capsys.readouterr().out
     framework.run(
         "gin/smoke.gin",
-        [
-            "shapes.examples = 200",
-            "train.batch_size = 8",
-            "train.epochs = 2",
-        ],
+        [*few, "train.epochs = 2", "train.steps_per_call = 16"],
         profile=True,
     )
-    (trace,) = in_tmp.glob("runs/smoke/001/tensorboard/plugins/profile/*/*.pb")
-    assert trace.stat().st_size > 1000
+    for number in ("001", "002"):
+        (trace,) = in_tmp.glob(
+            f"runs/smoke/{number}/tensorboard/plugins/profile/*/*.pb"
+        )
+        assert trace.stat().st_size > 1000
+    framework.run(
+        "gin/smoke.gin",
+        ["shapes.examples = 90", "train.epochs = 1"],
+        profile=True,
+    )
+    assert "--profile: no trace" in capsys.readouterr().out
+
+
+def test_xla_on_several_replicas_is_refused(in_tmp):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "framework.main"),
+            "--gin_file=gin/smoke.gin",
+            "--gin_param=train.xla = True",
+            "--gin_param=distribution.replicas = 2",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 2, done.stderr
+    assert "train.xla is True with 2 replicas" in done.stderr
+    assert not (in_tmp / "runs").exists()
+
+
+def test_an_interrupted_benchmark_leaves_nothing(in_tmp, monkeypatch):
+    fit = Trainer.fit
+
+    def interrupt(self, *arguments, **how):
+        class Stop(Observer):
+            def on_step(self, epoch, step, figures):
+                signal.raise_signal(signal.SIGTERM)
+
+        return fit(self, *arguments, observers=[Stop()], **how)
+
+    monkeypatch.setattr(Trainer, "fit", interrupt)
+    with pytest.raises(Interrupted, match=r"^Stopped by SIGTERM\.(?!.*saved)"):
+        framework.run("gin/smoke.gin", QUICK, mode="benchmark")
+    assert not list(in_tmp.glob("runs/smoke/benchmark/*"))
 
 
 def test_choices_that_make_no_sense_are_refused(in_tmp):

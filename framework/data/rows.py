@@ -40,6 +40,10 @@ class Rows:
             self._values = np.zeros(whole, dtype)
         else:
             with tempfile.TemporaryFile() as scratch:
+                # Or a disk that fills up later would end the process.
+                os.posix_fallocate(
+                    scratch.fileno(), 0, max(1, size(count, shape, dtype))
+                )
                 self._values = np.memmap(scratch, dtype, "w+", shape=whole)
 
     def __len__(self) -> int:
@@ -71,7 +75,7 @@ class Rows:
 
     def get(self, indices: np.ndarray) -> np.ndarray:
         """The rows, copied; what is not there yet is 0."""
-        return np.array(self._values[indices])
+        return np.asarray(self._values[indices])
 
 
 def size(count: int, shape: Sequence[int], dtype: np.dtype) -> int:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -93,7 +94,9 @@ class Predictor:
 
     def _distributed(self, inputs, labels, given):
         strategy = self._world.strategy
-        results = strategy.run(self._replica, args=(inputs, labels, given))
+        # Bound beforehand: a TPU would make a tensor of it.
+        replica = functools.partial(self._replica, given=given)
+        results = strategy.run(replica, args=(inputs, labels))
         return [
             tf.concat(strategy.experimental_local_results(result), 0)
             for result in results

@@ -6,10 +6,12 @@ The model takes pixels 0..255, whatever the backbone wants inside, so that
 nobody who uses it later can rescale wrongly.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from framework.errors import UserError
@@ -52,6 +54,7 @@ class Classifier:
             time and differs by rounding.
         trained: the layers that follow, in order; all of the model where
             nothing is frozen.
+        frozen: the lower part of the backbone as it is in `model`, or None.
     """
 
     model: keras.Model
@@ -61,11 +64,16 @@ class Classifier:
     description: tuple[str, ...]
     features: keras.Model | None
     trained: tuple[keras.layers.Layer, ...]
+    frozen: keras.Model | None
 
     @property
     def image_size(self) -> int:
         """Side S of the images in pixels."""
         return self.model.input_shape[1]
+
+    def frozen_weights(self) -> list[np.ndarray]:
+        """Those of the frozen part, which never change."""
+        return [] if self.frozen is None else self.frozen.get_weights()
 
     def from_features(self, x: tf.Tensor, training: bool) -> tf.Tensor:
         """What `model` makes of pixels that `features` turned into `x`.
@@ -190,6 +198,7 @@ def classifier(
         ),
         features,
         (model,) if features is None else tuple(above),
+        lower,
     )
 
 
@@ -231,10 +240,12 @@ def _features(
     fixed: Sequence[keras.layers.Layer],
 ) -> keras.Model:
     """The frozen part, folded where that helps, and what follows at once."""
-    if foldable(lower):
-        lower = fold(lower)
-        lower.trainable = False
-        below = lower(prepared)
+    # Models of other kinds than `fold` knows do without.
+    with contextlib.suppress(UserError):
+        if foldable(lower):
+            lower = fold(lower)
+            lower.trainable = False
+            below = lower(prepared)
     for layer in fixed:
         # Another one: a layer that is used twice has no one output.
         below = type(layer).from_config(layer.get_config())(below)

@@ -142,20 +142,19 @@ def benchmark(
             f"benchmark.seconds is {seconds}; expected more than 0."
         )
     recipe = Recipe(
-        classifier,
-        optimizer,
-        pipeline,
-        schedule,
-        1,
-        batch_size,
-        accumulation,
-        steps_per_call,
-        # Features that are kept are made at this rate, once.
-        None,
-        precision,
-        xla,
-        seed,
-        deterministic,
+        classifier=classifier,
+        optimizer=optimizer,
+        pipeline=pipeline,
+        schedule=schedule,
+        epochs=1,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        steps_per_call=steps_per_call,
+        feature_views=None,
+        precision=precision,
+        xla=xla,
+        seed=seed,
+        deterministic=deterministic,
     )
     world = distribution.make()
     data = task.load(
@@ -166,11 +165,16 @@ def benchmark(
     with recipe.on(data, world) as setup:
         for line in setup.description:
             say(console, line)
-        run.create()
+        say(
+            console,
+            "What a first epoch does is measured: no features and no pictures "
+            "are kept.",
+        )
         say(console, f"Measuring, for about {9 * seconds:.0f} s or more.")
         measured = _measure(
             setup, data.splits["train"], pipeline, batch_size, seconds
         )
+    run.create()
     found = Benchmark(**measured, directory=run.path)
     _tell(console, found)
     figures = dataclasses.asdict(found) | {"verdict": found.verdict}
@@ -223,7 +227,10 @@ def _measure(
             setup, examples, pipeline, batch_size, seconds / 3
         ),
         "update_parts": _update_parts(
-            setup.built, batch["image"], statistics.median(updates)
+            setup.built,
+            batch["image"],
+            statistics.median(updates),
+            world.replicas,
         ),
     }
 
@@ -278,9 +285,12 @@ def _input_parts(
 
 
 def _update_parts(
-    built: Classifier, images: tf.Tensor, rate: float
+    built: Classifier, images: tf.Tensor, rate: float, replicas: int
 ) -> dict[str, float]:
-    """Seconds an image, by what of the model works on it."""
+    """Seconds an image, by what of the model works on it.
+
+    All replicas work at the same time; the parts are measured on one.
+    """
 
     def augment(x):
         x = tf.cast(x, tf.float32)
@@ -291,9 +301,10 @@ def _update_parts(
     whole = 1 / rate
     spent = {}
     if built.augmentation_in_model:
-        spent["augmentation"] = _seconds(augment, images)
+        spent["augmentation"] = _seconds(augment, images) / replicas
     if built.features is not None:
         below = _seconds(lambda x: built.features(x, training=True), images)
+        below /= replicas
         spent["the frozen part"] = max(
             0.0, below - spent.get("augmentation", 0.0)
         )

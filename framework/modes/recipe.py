@@ -114,6 +114,12 @@ class Recipe:
         is_tpu = world.kind == "tpu"
         # Elsewhere it was seen to pay nowhere yet; on processors it is slower.
         compiled = is_tpu or self.xla is True
+        if self.xla is True and world.replicas > 1 and not is_tpu:
+            raise UserError(
+                f"train.xla is True with {world.replicas} replicas; expected "
+                "one device, or train.xla = 'auto': XLA compiles no update "
+                "whose gradients are summed over devices."
+            )
         # TPUs are deterministic anyway, and XLA refuses max pooling with it.
         if self.deterministic and not compiled:
             tf.config.experimental.enable_op_determinism()

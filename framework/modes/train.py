@@ -129,9 +129,11 @@ class _Training:
             say(console, f"{run.path} holds this run, finished already.")
             return _as_it_was_left(run, built.model, *found)
         with contextlib.closing(run), contextlib.closing(store):
+            frozen = built.frozen_weights()
             state, memories = resuming.restore(
                 found, built.model, trainer.optimizer, self.callbacks
             )
+            resuming.check_frozen(frozen, built.frozen_weights())
             stream = trainer.stream(setup.batches, plan, state.step)
             trainer.trace(stream, state.step)
             run.path = world.chief_does(run.create)
@@ -149,7 +151,7 @@ class _Training:
                     console,
                     f"Taken up again after step {state.step} of "
                     f"{plan.total_steps}."
-                    + " The features of the steps before are made again."
+                    + " What was kept of the steps before is made again."
                     * (trainer.views is not None and state.step > 0),
                 )
 
@@ -159,7 +161,9 @@ class _Training:
             if world.is_chief:
                 observers.append(LogObserver(run, state.epochs))
             if world.is_chief and self.profile:
-                observers.append(Profiler(run.file("tensorboard"), state.step))
+                observers.append(
+                    Profiler(console, run.file("tensorboard"), state.step)
+                )
 
             def validate() -> dict[str, float]:
                 return setup.predictor.predict(
@@ -411,7 +415,11 @@ def _cross_validate(
                     f"be made for each fold: {error}. Expected callbacks that "
                     "hold no files and locks before training begins."
                 ) from error
-            fold = dataclasses.replace(training, callbacks=callbacks)
+            fold = dataclasses.replace(
+                training,
+                callbacks=callbacks,
+                started=None if results else training.started,
+            )
             place = functools.partial(locate_fold, f"fold-{number}")
             results.append(fold.on(data, place))
         summary = training.world.chief_does(
@@ -529,7 +537,7 @@ def _as_it_was_left(
         unreadable=tuple(summary["unreadable"]),
         seconds=train["seconds"],
         images_per_second=train["images_per_second"],
-        input_wait=train["input_wait"],
+        input_wait=train.get("input_wait", 0.0),
         continued=train["continued"],
     )
     classes = tuple(summary["data"]["classes"])

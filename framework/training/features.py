@@ -15,6 +15,7 @@ be done once: then the views are the decoded pictures.
 
 import dataclasses
 import functools
+import weakref
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -91,11 +92,18 @@ class Views:
         """
         shape, dtype = self.kept.shape, tf.as_dtype(self.kept.dtype)
 
+        # TensorFlow holds such functions for ever, and they would hold this.
+        myself = weakref.ref(self)
+
+        def get(at):
+            views = myself()
+            return views.kept.get(at), views._weights[at]
+
         @tf.autograph.experimental.do_not_convert
         def read(batch):
             places = self._places(batch["position"])
             features, weights = tf.numpy_function(
-                lambda at: (self.kept.get(at), self._weights[at]),
+                get,
                 [places],
                 [dtype, tf.float32],
             )
@@ -243,6 +251,8 @@ class _Decision:
         if self.pipeline.cache == "none":
             return None
         why_not = self._why_not()
+        if self.world.kind == "tpu":
+            why_not = "they would have to come back from the TPU"
         if self.augments and self.built.augmentation_in_pipeline:
             why_not = why_not or "the pipeline augments them"
         kept = None if why_not else self._room_for_pictures(self.plan.examples)

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 import tensorflow as tf
+from rich.console import Console
 
+from framework.console import say
 from framework.training.trainer import Observer
 
-# Not the first ones, which warm up.
-_FIRST, _LAST = 10, 20
+# So many updates are traced, after as many to warm up.
+_UPDATES = 10
 
 
 class Profiler(Observer):
@@ -17,26 +19,40 @@ class Profiler(Observer):
     the run's directory shows it. https://www.tensorflow.org/guide/profiler
 
     Args:
+        console: where to say that there were too few updates.
         directory: where to write.
         step: updates done before.
     """
 
-    def __init__(self, directory: str, step: int):
+    def __init__(self, console: Console, directory: str, step: int):
+        self._console = console
         self._directory = directory
-        self._first, self._last = step + _FIRST, step + _LAST
-        self._is_on = False
+        self._first = step + _UPDATES
+        # Where it began, None before; whether it is over.
+        self._began: int | None = None
+        self._is_over = False
 
     def on_step(
         self, epoch: int, step: int, figures: Callable[[], dict[str, float]]
     ) -> None:
-        if not self._is_on and self._first <= step < self._last:
+        if self._began is None and step >= self._first:
             tf.profiler.experimental.start(self._directory)
-            self._is_on = True
-        elif step >= self._last:
-            self.close()
+            self._began = step
+        elif self._began is not None and step >= self._began + _UPDATES:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._is_over:
+            tf.profiler.experimental.stop()
+            self._is_over = True
 
     def close(self) -> None:
         """Writes what there is."""
-        if self._is_on:
-            tf.profiler.experimental.stop()
-            self._is_on = False
+        if self._began is None:
+            say(
+                self._console,
+                "--profile: no trace, since there were no more than "
+                f"{_UPDATES} updates, which warm up.",
+            )
+        else:
+            self._finish()

@@ -59,9 +59,11 @@ class ProgressObserver(Observer):
         now = time.monotonic()
         if now - self._last_time < self._interval:
             return
+        values = figures()
+        if not values["images_per_second"]:
+            return  # Of the first update nothing is known yet.
         rate = (step - self._last_step) / (now - self._last_time)
         self._last_time, self._last_step = now, step
-        values = figures()
         text = (
             f"{_pace(values)}  "
             f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.4f}"

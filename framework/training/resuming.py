@@ -102,3 +102,22 @@ def inexact(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:
         "set_state. What such a callback remembers is lost when the run is "
         "continued."
     ]
+
+
+def check_frozen(
+    built: Sequence[np.ndarray], restored: Sequence[np.ndarray]
+) -> None:
+    """Compares a frozen part as it was built with what a checkpoint holds.
+
+    Raises:
+        UserError: they differ.
+    """
+    if any(
+        not np.array_equal(a, b) for a, b in zip(built, restored, strict=True)
+    ):
+        raise UserError(
+            "The weights of the frozen part of the backbone are others than "
+            "when this run began: what its weights are loaded from has "
+            "changed. Put it back, or start a new run (--new, or another "
+            "--workdir)."
+        )

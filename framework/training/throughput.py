@@ -24,7 +24,8 @@ def throughput(epochs: Sequence[dict]) -> dict[str, float]:
     rated = [e for e in epochs if e["images_per_second"]]
     total = sum(epoch["seconds"] for epoch in rated) or 1.0
     return {
-        name: sum(epoch[name] * epoch["seconds"] for epoch in rated) / total
+        # Runs begun before it was measured lack the latter.
+        name: sum(e.get(name, 0.0) * e["seconds"] for e in rated) / total
         for name in ("images_per_second", "input_wait")
     }
 

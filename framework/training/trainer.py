@@ -12,6 +12,7 @@ import functools
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -38,12 +39,20 @@ from framework.training.throughput import throughput
 # seconds this worker waited for the batch.
 _LOSS, _LOSSES, _CORRECT, _EXAMPLES, _LEAVE, _SAVE, _WAITED = range(7)
 
-# What an update starts from, and what it returns to be kept, see
-# `features.Views`: pixels, and nothing; pixels, and these; pixels, and their
-# features; features, and nothing.
-_PIXELS, _KEEP_PIXELS = "pixels", "pixels to keep"
-_FEATURES, _KEEP_FEATURES = "features", "features to keep"
-_KEEP = (_KEEP_PIXELS, _KEEP_FEATURES)
+
+class _Way(NamedTuple):
+    """One way to make an update; see `features.Views`.
+
+    Attributes:
+        given: what it starts from, a key of the batch: "image", "features".
+        kept: what it returns, to be kept: one of the same, or None.
+    """
+
+    given: str = "image"
+    kept: str | None = None
+
+
+_PLAIN = _Way()
 
 
 @dataclasses.dataclass
@@ -130,25 +139,14 @@ class Trainer:
         _draw_apart(self.model)
         self.views = views
         self._augmented = augmented
-        self._update = (
-            tf.function(self._replica_step, jit_compile=True, autograph=False)
-            if compiled
-            else self._replica_step
-        )
+        self._compiled = compiled
+        self._functions: dict[_Way, tuple] = {}
         # What the frozen part's random layers draw from, as training begins.
         self._seeds = {
             id(generator): (generator.state, generator.state.numpy())
             for layer in (self.model._flatten_layers() if views else ())
             for generator in layer._seed_generators
         }.values()
-        # Keras's layers need no AutoGraph, which takes as long as the rest.
-        self._run_step = tf.autograph.experimental.do_not_convert(
-            self._run_step
-        )
-        self._one = tf.function(
-            self._run_one, reduce_retracing=True, autograph=False
-        )
-        self._many = tf.function(self._run_many, reduce_retracing=True)
 
     def stream(
         self,
@@ -196,24 +194,63 @@ class Trainer:
         Parts that don't fit together show here, before anything is written,
         and the first step is as quick as the others.
         """
-        with self._replicated():
-            if not self._reads_views(step):
-                self._one.get_concrete_function(
-                    stream, tf.zeros(2), self._given(step)
-                )
+        if not self._reads_views(step):
+            with self._replicated():
+                one, _ = self._calls(self._way(step))
+                one.get_concrete_function(stream, tf.zeros(2))
 
     def _reads_views(self, step: int) -> bool:
         """Whether the update after `step` others reads what was kept."""
         return self.views is not None and step >= self.views.complete_after
 
-    def _given(self, step: int) -> str:
-        """What the update after `step` others starts from and keeps."""
-        of_features = self.views and self.views.key == "features"
-        if self._reads_views(step):
-            return _FEATURES if of_features else _PIXELS
+    def _way(self, step: int) -> _Way:
+        """How the update after `step` others is made."""
         if self.views is None:
-            return _PIXELS
-        return _KEEP_FEATURES if of_features else _KEEP_PIXELS
+            return _PLAIN
+        if self._reads_views(step):
+            return _Way(given=self.views.key)
+        return _Way(kept=self.views.key)
+
+    def _calls(self, way: _Way) -> tuple[Callable, Callable]:
+        """One update from (stream, asks); many from (stream, count, asks).
+
+        Both give what `_run_step` does, with an axis for the updates before.
+        """
+        if way not in self._functions:
+            # Bound beforehand: a TPU would make a tensor of it.
+            update = functools.partial(self._replica_step, way=way)
+            if self._compiled:
+                update = tf.function(update, jit_compile=True, autograph=False)
+            dtypes = [tf.float32, tf.int64, tf.float32]
+            if way.kept:
+                dtypes.append(self.views.kept.dtype)
+            # Keras's layers need no AutoGraph, which takes as long as the rest.
+            step = tf.autograph.experimental.do_not_convert(
+                functools.partial(self._run_step, update)
+            )
+
+            # A loop of one costs a millisecond more.
+            def one(stream, asks):
+                return tuple(value[None] for value in step(stream, asks))
+
+            def many(stream, count, asks):
+                results = tuple(tf.TensorArray(d, count) for d in dtypes)
+                for i in tf.range(count):
+                    tf.autograph.experimental.set_loop_options(
+                        parallel_iterations=1
+                    )
+                    made = step(stream, asks)
+                    results = tuple(
+                        result.write(i, value)
+                        for result, value in zip(results, made, strict=True)
+                    )
+                return tuple(result.stack() for result in results)
+
+            self._functions[way] = (
+                tf.function(one, reduce_retracing=True, autograph=False),
+                tf.function(many, reduce_retracing=True),
+            )
+        return self._functions[way]
 
     def _make_views_again(
         self,
@@ -233,7 +270,7 @@ class Trainer:
             state.assign(first)
         for _ in range(min(step, self.views.complete_after)):
             if asked.signal_number:
-                break
+                return
             self.views.put(*(rows.numpy() for rows in run(stream)))
         for (state, _), value in zip(self._seeds, now, strict=True):
             state.assign(value)
@@ -245,7 +282,11 @@ class Trainer:
 
         def make(images, weights):
             images = _readable(images, weights)
-            return self._features(images) if of_features else images
+            if not of_features:
+                return images
+            # Part by part, as updates do: random layers draw for each.
+            parts = tf.split(images, self._accumulation)
+            return tf.concat([self._features(part) for part in parts], 0)
 
         kept = self.strategy.run(make, args=(batch["image"], batch["weight"]))
         return [
@@ -275,7 +316,7 @@ class Trainer:
             for norm, value in zip(norms, before, strict=True):
                 norm.synchronized = value
 
-    def _run_step(self, stream, asks, given):
+    def _run_step(self, update, stream, asks):
         """One update; what it reports [7], and of this worker's rows their
         positions and weights [rows] and what is to be kept, if anything.
         """
@@ -284,10 +325,9 @@ class Trainer:
             batch = next(stream)
         with tf.control_dependencies(self._local(batch["position"])):
             waited = tf.cast(self._now() - began, tf.float32)
-        inputs = batch["features" if given == _FEATURES else "image"]
+        inputs = batch["features" if "features" in batch else "image"]
         report, *kept = self.strategy.run(
-            self._update,
-            args=(inputs, batch["label"], batch["weight"], asks, given),
+            update, args=(inputs, batch["label"], batch["weight"], asks)
         )
         return (
             tf.concat([self._local(report)[0], [waited]], 0),
@@ -303,31 +343,10 @@ class Trainer:
             return tf.zeros([], tf.float64)
         return tf.numpy_function(time.monotonic, [], tf.float64)
 
-    def _run_one(self, stream, asks, given):
-        """As `_run_many` once. A loop of one costs a millisecond more."""
-        return tuple(
-            value[None] for value in self._run_step(stream, asks, given)
-        )
-
-    def _run_many(self, stream, count, asks, given):
-        """`count` updates; what `_run_step` gives, each `[count, ...]`."""
-        dtypes = [tf.float32, tf.int64, tf.float32]
-        if given in _KEEP:
-            dtypes.append(self.views.kept.dtype)
-        results = tuple(tf.TensorArray(dtype, count) for dtype in dtypes)
-        for i in tf.range(count):
-            tf.autograph.experimental.set_loop_options(parallel_iterations=1)
-            step = self._run_step(stream, asks, given)
-            results = tuple(
-                result.write(i, value)
-                for result, value in zip(results, step, strict=True)
-            )
-        return tuple(result.stack() for result in results)
-
     def _local(self, values) -> tuple[tf.Tensor, ...]:
         return self.strategy.experimental_local_results(values)
 
-    def _replica_step(self, inputs, labels, weights, asks, given=_PIXELS):
+    def _replica_step(self, inputs, labels, weights, asks, way=_PLAIN):
         """One replica's part of an update.
 
         Returns what all report, [6], and what is to be kept, if anything.
@@ -352,7 +371,7 @@ class Trainer:
             with tf.control_dependencies(gradients or ()):
                 part = [tf.identity(value) for value in part]
             part_gradients, part_report, part_kept = self._part(
-                *part, total_weight, given
+                *part, total_weight, way
             )
             kept.append(part_kept)
             if gradients is None:
@@ -366,18 +385,18 @@ class Trainer:
         gradients = context.all_reduce(sum_up, gradients)
         self.optimizer.apply(gradients, self.model.trainable_variables)
         report = context.all_reduce(sum_up, tf.concat([report, asks], 0))
-        if given not in _KEEP:
+        if way.kept is None:
             return (report,)
         return report, tf.concat(kept, 0)
 
-    def _part(self, inputs, labels, weights, total_weight, given):
+    def _part(self, inputs, labels, weights, total_weight, way):
         """Gradients of some rows, what to report of them, what to keep."""
         targets = self.classifier.head.encode(labels)
         kept = inputs
-        if self.classifier.features is not None and given != _FEATURES:
+        if self.classifier.features is not None and way.given == "image":
             # Outside of the tape: nothing there has a gradient.
             inputs = self._features(inputs)
-        if given == _KEEP_FEATURES:
+        if way.kept == "features":
             kept = inputs
         with tf.GradientTape() as tape:
             outputs = self.classifier.from_features(inputs, training=True)
@@ -507,9 +526,14 @@ class Trainer:
         ):
             for observer in observers:
                 closing.callback(observer.close)
-            if self.views and state.step:
+            is_over = len(state.epochs) == plan.epochs or state.stop
+            if self.views and state.step and not is_over:
                 self._make_views_again(batches, plan, state.step, asked)
-            one, is_reading = None, False
+                if asked.signal_number:
+                    # Not all is there; the checkpoint is.
+                    self._leave(asked, state, checkpoints)
+            one = many = None
+            is_reading = False
             while len(state.epochs) < plan.epochs and not state.stop:
                 epoch = len(state.epochs)
                 first, last = plan.last_step(epoch - 1), plan.last_step(epoch)
@@ -524,11 +548,9 @@ class Trainer:
                         )
                     )
                 if one is None or reads_views != is_reading:
-                    given = self._given(state.step)
+                    one, many = self._calls(self._way(state.step))
                     # Once, and not anew for every call of the function.
-                    one = self._one.get_concrete_function(
-                        stream, tf.zeros(2), given
-                    )
+                    one = one.get_concrete_function(stream, tf.zeros(2))
                     is_reading, is_warm = reads_views, False
                 since = time.monotonic()
                 while state.step < last:
@@ -548,11 +570,9 @@ class Trainer:
                         ]
                     )
                     if count == 1:
-                        report = one(stream, asks, given)
+                        report = one(stream, asks)
                     else:
-                        report = self._many(
-                            stream, tf.constant(count), asks, given
-                        )
+                        report = many(stream, tf.constant(count), asks)
                     state.step += count
                     run.check(epoch, state.step, report, is_warm)
                     if is_warm:
@@ -687,9 +707,12 @@ class Trainer:
         self.world.part()
         # Where another worker was asked: as if this one had been.
         number = asked.signal_number or signal.SIGTERM
+        name = signal.Signals(number).name
         raise Interrupted(
-            f"Stopped by {signal.Signals(number).name} after step "
-            f"{state.step}, and saved. The same command continues from here.",
+            f"Stopped by {name} after step {state.step}, and saved. The same "
+            "command continues from here."
+            if checkpoints.directory
+            else f"Stopped by {name}.",
             number,
         )
 

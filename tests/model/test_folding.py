@@ -83,7 +83,9 @@ COUNTS = {
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow) if "Xcep" in name else name
+        name
+        if name in ("tiny_cnn", "efficientnet_lite0", "keras.ResNet50V2")
+        else pytest.param(name, marks=pytest.mark.slow)
         for name in COUNTS
     ],
 )
@@ -102,7 +104,13 @@ def test_backbones_compute_the_same(name):
     assert folded.name == model.name
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "keras.MobileNetV2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "keras.MobileNetV2",
+        pytest.param("efficientnet_lite0", marks=pytest.mark.slow),
+    ],
+)
 def test_nothing_but_rounding_differs(name):
     keras.config.set_dtype_policy("float64")
     try:

@@ -1,5 +1,7 @@
 import dataclasses
+import gc
 import signal
+import weakref
 
 import keras
 import numpy as np
@@ -16,9 +18,9 @@ from framework.model.backbones import tiny_cnn
 from framework.model.classifier import classifier
 from framework.model.heads import softmax_head
 from framework.task import Task
-from framework.training.distribution import Distribution
+from framework.training.distribution import Distribution, World
 from framework.training.early_stopping import EarlyStopping
-from framework.training.features import once
+from framework.training.features import Views, once
 from framework.training.interruption import Interrupted
 from framework.training.precision import precision
 from framework.training.progress import ProgressObserver
@@ -274,7 +276,7 @@ def test_what_can_not_be_is_refused_or_done_without(data, monkeypatch):
     assert not once_only.evaluated and not once_only.augments
 
     class Two:
-        workers = 2
+        workers, kind = 2, "multi_worker"
 
     served = Pipeline(service="grpc://127.0.0.1:1", cache="none")
     for reason, how in (
@@ -430,9 +432,11 @@ DECODED = [
     ("bindings", "step"),
     [
         pytest.param(FROZEN, 3, marks=pytest.mark.slow),
-        (FROZEN, 6),
+        pytest.param(FROZEN, 6, marks=pytest.mark.slow),
+        # Random layers draw for each part.
+        ([*FROZEN, "train.accumulation = 2"], 5),
         pytest.param(DECODED, 1, marks=pytest.mark.slow),
-        (DECODED, 5),
+        pytest.param(DECODED, 5, marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_run_makes_its_views_again(
@@ -455,3 +459,100 @@ def test_a_stopped_run_makes_its_views_again(
     assert (
         result.summary["weights_sha256"] == (expected.summary["weights_sha256"])
     )
+
+
+def test_a_run_stopped_while_views_are_made_again_loses_nothing(
+    in_tmp, monkeypatch
+):
+    on_step, put = ProgressObserver.on_step, Views.put
+
+    def interrupt(self, epoch, now, figures):
+        on_step(self, epoch, now, figures)
+        if now == 6:
+            signal.raise_signal(signal.SIGTERM)
+
+    def interrupted(self, *what):
+        put(self, *what)
+        signal.raise_signal(signal.SIGTERM)
+
+    expected = framework.run("gin/smoke.gin", FROZEN)
+    for owner, name, instead in (
+        (ProgressObserver, "on_step", interrupt),
+        (Views, "put", interrupted),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr(owner, name, instead)
+            framework.run("gin/smoke.gin", FROZEN)
+    result = framework.run("gin/smoke.gin", FROZEN)
+    assert result.history.continued == 1, "the second start saved nothing"
+    assert (
+        result.summary["weights_sha256"] == (expected.summary["weights_sha256"])
+    )
+
+
+def test_frozen_weights_that_changed_meanwhile_are_told(in_tmp, monkeypatch):
+    on_step = ProgressObserver.on_step
+
+    def interrupt(self, epoch, now, figures):
+        on_step(self, epoch, now, figures)
+        signal.raise_signal(signal.SIGTERM)
+
+    for name in ("a", "b"):
+        keras.utils.set_random_seed(len(name) + ord(name))
+        tiny_cnn().model.save_weights(in_tmp / f"{name}.weights.h5")
+    given = in_tmp / "given.weights.h5"
+    bindings = [*FROZEN, f"tiny_cnn.weights = '{given}'"]
+    given.write_bytes((in_tmp / "a.weights.h5").read_bytes())
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(ProgressObserver, "on_step", interrupt)
+        framework.run("gin/smoke.gin", bindings)
+    given.write_bytes((in_tmp / "b.weights.h5").read_bytes())
+    with pytest.raises(UserError, match=r"frozen part .* are others than"):
+        framework.run("gin/smoke.gin", bindings)
+
+
+def test_what_was_kept_is_given_back(data):
+    _, _, kept = train(2, data, flip=True)
+    alive = weakref.ref(kept.views.kept)
+    next(iter(kept.views.batches(2 * 28, Share())))
+    del kept
+    gc.collect()
+    assert alive() is None
+
+
+def test_updates_can_be_traced_for_a_tpu(data):
+    """TPUStrategy makes tensors of all that a replica's function is given."""
+
+    class Strategy:
+        num_replicas_in_sync = 1
+
+        def run(self, function, args):
+            # As TPUStrategy, but for the replication.
+            return tf.distribute.get_strategy().run(
+                function, [tf.convert_to_tensor(x) for x in args]
+            )
+
+        def __getattr__(self, name):
+            return getattr(tf.distribute.get_strategy(), name)
+
+    world = World(Strategy(), "tpu")
+    built = build(flip=True)
+    kept = decide(2, built, data)
+    trainer = Trainer(built, keras.optimizers.Adam(), world, views=kept.views)
+    pipeline, plan = Pipeline(), plan_of(data)
+    history = trainer.fit(
+        plan,
+        lambda first, share: pipeline.training(
+            data.splits["train"], 32, BATCH, 0, first, share=share
+        ),
+        lambda: (
+            Predictor(built, world)
+            .predict(pipeline.evaluation(data.splits["validation"], 32, BATCH))
+            .figures()
+        ),
+        None,
+    )
+    assert len(history.epochs) == EPOCHS
+    assert history.input_wait == 0
+    cached = decide("auto", build("none"), data, world, Pipeline())
+    assert cached.views is None
