@@ -316,10 +316,15 @@ def test_decode_and_resize_survive_export(tmp_path):
 def at_ratio(encoded: bytes, ratio: int, size: int, how: str) -> np.ndarray:
     """What must come out where libjpeg divides the sides by `ratio`."""
     pixels = tf.io.decode_jpeg(encoded, channels=3, ratio=ratio)
-    sides = tf.io.extract_jpeg_shape(encoded).numpy()[:2]
+    whole = tf.io.extract_jpeg_shape(encoded).numpy()[:2]
     # Rows and columns that stand for half of one and more.
-    height, width = (max(int(side / ratio + 0.5), 1) for side in sides)
-    return resize(pixels[:height, :width], size, how).numpy()
+    sides = [max(int(side / ratio + 0.5), 1) for side in whole]
+    pixels = pixels[: sides[0], : sides[1]]
+    decisive = {"squash": whole, "crop": min(whole), "pad": max(whole)}[how]
+    wanted = np.maximum(np.round(whole * size / decisive), 1).astype(int)
+    if ratio > 1 and (np.array(sides) < 2 * wanted).all():
+        pixels = tf.cast(tf.round(tf.image.resize(pixels, wanted)), tf.uint8)
+    return resize(pixels, size, how).numpy()
 
 
 SIZE = 13
