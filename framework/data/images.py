@@ -120,13 +120,25 @@ def _decode_to(
         uint8 `[H, W, 3]`.
     """
     encoded = tf.convert_to_tensor(encoded, tf.string)
+    sizes = tf.constant([keep, want], tf.int64)
+
+    def less_or_any():
+        if keep == (_ANY, _ANY):
+            return _decode_any(encoded, sizes)
+        # To find out the kind first takes longer than to decode less saves.
+        return tf.cond(
+            _is_plain_jpeg(encoded, (_ANY, _ANY)),
+            lambda: _decode_plain_jpeg(encoded, sizes),
+            lambda: _decode_any(encoded, sizes),
+        )
+
     # Nearly every picture is a JPEG whose first bytes show that it is neither
     # twice too large nor larger than it may be and says nothing of its
     # orientation: it pays to ask this first and cheaply.
     image = tf.cond(
         _is_plain_jpeg(encoded, keep),
         lambda: tf.io.decode_jpeg(encoded, channels=3),
-        lambda: _decode_any(encoded, tf.constant([keep, want], tf.int64)),
+        less_or_any,
     )
     return tf.ensure_shape(image, [None, None, 3])
 
