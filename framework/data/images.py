@@ -802,11 +802,6 @@ _WEBP_CANVAS = {
     "less": 1,
 }
 _KINDS = (
-    *(
-        _Kind(_decode_plain_jpeg, {**start, frame: marker}, scales=True)
-        for start, frame in _PLAIN_JPEGS
-        for marker in (b"\xff\xc0", b"\xff\xc2")
-    ),
     _Kind(_decode_jpeg, {0: b"\xff\xd8\xff"}, scales=True),
     _Kind(
         _decode,

@@ -176,7 +176,7 @@ def classifier(
     above = [*([upper] if upper is not None else ()), *made_head.layers]
     below = x
     fixed = []
-    while lower is not None and isinstance(above[0], _FIXED):
+    while lower is not None and above and isinstance(above[0], _FIXED):
         fixed.append(above.pop(0))
     for layer in (*fixed, *above):
         x = layer(x)

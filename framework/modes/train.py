@@ -40,7 +40,7 @@ from framework.training.profiling import Profiler
 from framework.training.progress import ProgressObserver
 from framework.training.state import Plan
 from framework.training.throughput import verdict
-from framework.training.trainer import History
+from framework.training.trainer import History, validation
 
 _ALL_DEVICES = Distribution()
 _NOW_AND_THEN = Checkpoints()
@@ -129,11 +129,9 @@ class _Training:
             say(console, f"{run.path} holds this run, finished already.")
             return _as_it_was_left(run, built.model, *found)
         with contextlib.closing(run), contextlib.closing(store):
-            frozen = built.frozen_weights()
             state, memories = resuming.restore(
-                found, built.model, trainer.optimizer, self.callbacks
+                found, built, trainer.optimizer, self.callbacks
             )
-            resuming.check_frozen(frozen, built.frozen_weights())
             stream = trainer.stream(setup.batches, plan, state.step)
             trainer.trace(stream, state.step)
             run.path = world.chief_does(run.create)
@@ -166,9 +164,12 @@ class _Training:
                 )
 
             def validate() -> dict[str, float]:
-                return setup.predictor.predict(
-                    setup.evaluation("validation"), pipeline.max_unreadable
-                ).figures()
+                # Its batches are made when they are asked for.
+                return validation(
+                    setup.predictor,
+                    setup.evaluation("validation"),
+                    pipeline.max_unreadable,
+                )()
 
             history = trainer.fit(
                 plan,
@@ -310,19 +311,19 @@ def train(
             "None."
         )
     recipe = Recipe(
-        classifier,
-        optimizer,
-        pipeline,
-        schedule,
-        epochs,
-        batch_size,
-        accumulation,
-        steps_per_call,
-        feature_views,
-        precision,
-        xla,
-        seed,
-        deterministic,
+        classifier=classifier,
+        optimizer=optimizer,
+        pipeline=pipeline,
+        schedule=schedule,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        steps_per_call=steps_per_call,
+        feature_views=feature_views,
+        precision=precision,
+        xla=xla,
+        seed=seed,
+        deterministic=deterministic,
     )
     # Devices -> replicas. First of all: workers can't be joined later.
     world = distribution.make()
@@ -330,15 +331,15 @@ def train(
     if not world.is_chief:
         console = Console(quiet=True)
     training = _Training(
-        recipe,
-        world,
-        console,
-        checkpoints,
-        early_stopping,
-        callbacks,
-        profile,
-        started,
-        fingerprint,
+        recipe=recipe,
+        world=world,
+        console=console,
+        checkpoints=checkpoints,
+        early_stopping=early_stopping,
+        callbacks=callbacks,
+        profile=profile,
+        started=started,
+        fingerprint=fingerprint,
     )
     with world.together():
         # Task -> source -> splits.

@@ -9,6 +9,7 @@ import numpy as np
 from framework.data.source import IndexedExamples
 from framework.digests import digest
 from framework.errors import UserError
+from framework.model.classifier import Classifier
 from framework.task import Data
 from framework.training.checkpoints import CheckpointStore
 from framework.training.state import TrainState, has_state, misfit
@@ -76,7 +77,7 @@ def load(
 
 def restore(
     found: tuple[dict[str, np.ndarray], dict] | None,
-    model: keras.Model,
+    built: Classifier,
     optimizer: keras.optimizers.Optimizer,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> tuple[TrainState, list[Any]]:
@@ -84,11 +85,23 @@ def restore(
 
     Returns:
         where training stands, and what each callback remembered.
+
+    Raises:
+        UserError: the frozen part was built with other weights.
     """
     if found is None:
         return TrainState(), [None] * len(callbacks)
     arrays, rest = found
-    state = TrainState.unpack(arrays, rest, model, optimizer)
+    # `built.features` has copies of them, and is not restored.
+    frozen = built.frozen_weights()
+    state = TrainState.unpack(arrays, rest, built.model, optimizer)
+    if not all(map(np.array_equal, frozen, built.frozen_weights())):
+        raise UserError(
+            "The weights of the frozen part of the backbone are others than "
+            "when this run began: what its weights are loaded from has "
+            "changed. Put it back, or start a new run (--new, or another "
+            "--workdir)."
+        )
     return state, rest["callbacks"]
 
 
@@ -102,22 +115,3 @@ def inexact(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:
         "set_state. What such a callback remembers is lost when the run is "
         "continued."
     ]
-
-
-def check_frozen(
-    built: Sequence[np.ndarray], restored: Sequence[np.ndarray]
-) -> None:
-    """Compares a frozen part as it was built with what a checkpoint holds.
-
-    Raises:
-        UserError: they differ.
-    """
-    if any(
-        not np.array_equal(a, b) for a, b in zip(built, restored, strict=True)
-    ):
-        raise UserError(
-            "The weights of the frozen part of the backbone are others than "
-            "when this run began: what its weights are loaded from has "
-            "changed. Put it back, or start a new run (--new, or another "
-            "--workdir)."
-        )
