@@ -4,6 +4,7 @@ What is kept lies in memory, or in a scratch file that has no name and so is
 gone with the process, however that ends.
 """
 
+import mmap
 import os
 import shutil
 import tempfile
@@ -36,8 +37,12 @@ class Rows:
         self._there = np.zeros(count, bool)
         whole = (count, *shape)
         if place == "memory":
-            # Pages that nobody has written to cost nothing yet.
-            self._values = np.zeros(whole, dtype)
+            # Pages that nobody has written to cost nothing yet; huge ones
+            # would make a row cost 2 MB, since they come in any order.
+            memory = mmap.mmap(-1, max(1, size(count, shape, dtype)))
+            if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux.
+                memory.madvise(mmap.MADV_NOHUGEPAGE)
+            self._values = np.ndarray(whole, dtype, memory)
         else:
             with tempfile.TemporaryFile() as scratch:
                 # Or a disk that fills up later would end the process.
