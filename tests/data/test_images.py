@@ -320,10 +320,6 @@ def at_ratio(encoded: bytes, ratio: int, size: int, how: str) -> np.ndarray:
     # Rows and columns that stand for half of one and more.
     sides = [max(int(side / ratio + 0.5), 1) for side in whole]
     pixels = pixels[: sides[0], : sides[1]]
-    decisive = {"squash": whole, "crop": min(whole), "pad": max(whole)}[how]
-    wanted = np.maximum(np.round(whole * size / decisive), 1).astype(int)
-    if ratio > 1 and (np.array(sides) < 2 * wanted).all():
-        pixels = tf.cast(tf.round(tf.image.resize(pixels, wanted)), tf.uint8)
     return resize(pixels, size, how).numpy()
 
 
