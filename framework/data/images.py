@@ -219,14 +219,7 @@ def resize(image: tf.Tensor, size: int, how: str = "squash") -> tf.Tensor:
     resized = {"squash": _squash, "crop": _crop, "pad": _pad}[how]
     if image.shape[0] == image.shape[1] == size:
         return image
-    if image.shape[0] is not None and image.shape[1] is not None:
-        return resized(image, size)  # [size, size, 3]
-    result = tf.cond(
-        tf.reduce_all(tf.shape(image)[:2] == size),
-        lambda: image,
-        lambda: resized(image, size),
-    )
-    return tf.ensure_shape(result, [size, size, 3])
+    return tf.ensure_shape(resized(image, size), [size, size, 3])
 
 
 def check_resize(size: int, how: str) -> None:
@@ -280,8 +273,7 @@ def _pad(image: tf.Tensor, size: int) -> tf.Tensor:
     before = (size - scaled) // 2
     after = size - scaled - before
     paddings = tf.stack([before, after], axis=1)  # [2, 2]
-    image = tf.pad(image, tf.concat([paddings, [[0, 0]]], axis=0))
-    return tf.ensure_shape(image, [size, size, 3])
+    return tf.pad(image, tf.concat([paddings, [[0, 0]]], axis=0))
 
 
 def _interpolate(image: tf.Tensor, sides: tf.Tensor | list[int]) -> tf.Tensor:
@@ -290,9 +282,9 @@ def _interpolate(image: tf.Tensor, sides: tf.Tensor | list[int]) -> tf.Tensor:
     `tf.image.resize(antialias=True)` does that too, in thrice the time of means
     by area, which take thrice that of bilinear interpolation.
     """
-    with tf.control_dependencies(_pixels_there(image)):
-        shape = tf.shape(image)[:2]
+    shape = tf.shape(image)[:2]
     sides = tf.convert_to_tensor(sides)
+    # TensorFlow refuses to resize what has no pixels.
     pixels = tf.cond(
         tf.reduce_any(shape >= 2 * sides),
         lambda: tf.image.resize(
@@ -301,7 +293,7 @@ def _interpolate(image: tf.Tensor, sides: tf.Tensor | list[int]) -> tf.Tensor:
         ),
         lambda: tf.image.resize(image, sides),
     )
-    return tf.saturate_cast(tf.round(pixels), tf.uint8)
+    return tf.cast(tf.round(pixels), tf.uint8)  # Means are in range.
 
 
 def _pixels_there(image: tf.Tensor) -> list[tf.Operation]:
