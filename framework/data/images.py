@@ -115,16 +115,16 @@ def _decode_to(encoded: tf.Tensor, keep: tuple[int, int]) -> tf.Tensor:
         uint8 `[H, W, 3]`.
     """
     encoded = tf.convert_to_tensor(encoded, tf.string)
-    sides = tf.constant(keep, tf.int64)
+    least = tf.constant(keep, tf.int64)
 
     def less_or_any():
         if keep == (_ANY, _ANY):
-            return _decode_any(encoded, sides)
+            return _decode_any(encoded, least)
         # To find out the kind first takes longer than to decode less saves.
         return tf.cond(
             _is_plain_jpeg(encoded, (_ANY, _ANY)),
-            lambda: _decode_plain_jpeg(encoded, sides),
-            lambda: _decode_any(encoded, sides),
+            lambda: _decode_plain_jpeg(encoded, least),
+            lambda: _decode_any(encoded, least),
         )
 
     # Nearly every picture is a JPEG whose first bytes show that it is neither
