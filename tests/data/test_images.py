@@ -508,11 +508,44 @@ def test_squash_halves_by_averaging():
     np.testing.assert_array_equal(resize(image, 16, "squash"), np.rint(means))
 
 
-def test_fine_stripes_turn_grey_and_not_into_other_stripes():
+@pytest.mark.parametrize("size", [60, 37])
+def test_from_twice_too_large_on_fine_stripes_turn_grey(size):
     stripes = np.zeros([120, 120, 3], np.uint8)
     stripes[:, ::2] = 255
-    small = resize(stripes, 37, "squash").numpy().astype(int)
+    small = resize(stripes, size, "squash").numpy().astype(int)
     assert np.abs(small - 127.5).max() < 45
+
+
+@pytest.mark.parametrize(
+    ("how", "sides", "ways"),
+    [
+        # Bilinear where both sides are less than twice too large.
+        ("squash", (19, 19), ["bilinear"]),
+        ("squash", (11, 19), ["bilinear"]),
+        # By area where one is twice too large, on both sides.
+        ("squash", (20, 15), ["area"]),
+        ("squash", (15, 20), ["area"]),
+        # What has to grow grows bilinearly, afterwards.
+        ("squash", (25, 7), ["area", "bilinear"]),
+        ("crop", (19, 15), ["bilinear"]),
+        ("crop", (20, 20), ["area"]),
+        ("pad", (19, 19), ["bilinear"]),
+        ("pad", (20, 20), ["area"]),
+    ],
+)
+def test_the_way_of_resizing_follows_from_how_much_too_large_it_is(
+    how, sides, ways
+):
+    image = noise(*sides)
+    expected = image
+    if how == "crop":
+        short = min(sides)
+        top, left = (sides[0] - short) // 2, (sides[1] - short) // 2
+        expected = image[top : top + short, left : left + short]
+    for way in ways:
+        to = np.minimum(sides, 10) if way == "area" else [10, 10]
+        expected = tf.image.resize(expected, to, method=way)
+    np.testing.assert_array_equal(resize(image, 10, how), np.rint(expected))
 
 
 def test_a_flat_image_stays_exactly_what_it_is():
@@ -554,10 +587,11 @@ def test_unknown_ways_and_sizes_are_user_errors():
 
 
 @pytest.mark.parametrize("how", RESIZES)
-@pytest.mark.parametrize("sides", [(0, 4), (4, 0)])
+@pytest.mark.parametrize("sides", [(0, 4), (4, 0), (0, 100), (100, 0), (0, 0)])
 def test_an_image_without_pixels_is_an_error(how, sides):
     spec = tf.TensorSpec([None, None, 3], tf.uint8)
     graph = tf.function(lambda i: resize(i, 16, how), input_signature=[spec])
     empty = np.zeros([*sides, 3], np.uint8)
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        graph(empty)
+    for call in (graph, lambda i: resize(i, 16, how)):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            call(empty)

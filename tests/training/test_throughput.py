@@ -50,7 +50,7 @@ def test_waiting_is_told_from_working():
     assert 0 < history.images_per_second <= BATCH / PAUSE * 1.5
     assert history.input_wait > 0.5
     assert verdict(history.input_wait).startswith("Input-bound")
-    # Mean over one epoch: the same but for rounding.
+    # Weighed by the seconds and divided by them again, which rounds.
     assert history.epochs[0]["input_wait"] == pytest.approx(history.input_wait)
 
 
