@@ -41,8 +41,11 @@ _OWN_MODULES = (
     "framework.training.distribution",
     "framework.training.optimizers",
     "framework.training.early_stopping",
+    "framework.training.phases",
+    "framework.training.schedules",
     "framework.modes.benchmark",
     "framework.modes.doctor",
+    "framework.modes.lr_find",
     "framework.modes.prepare",
     "framework.modes.train",
 )
@@ -144,6 +147,12 @@ class Configuration:
             raise UserError(_explain(error, gin_file)) from error
 
         self._check_learning_rate()
+        if _bound("train.phases") and _bound("train.epochs") is not None:
+            raise UserError(
+                "train.epochs is bound and so is train.phases, which replace "
+                "it. Bind the epochs of each phase (tune/Phase.epochs, "
+                "fine_tune.epochs), or train.phases = []."
+            )
 
     def _check_learning_rate(self) -> None:
         """Refuses a learning rate that a schedule would override."""

@@ -32,9 +32,10 @@ _IMPORT = flags.DEFINE_multi_string(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "doctor", "prepare", "benchmark"],
+    ["train", "doctor", "prepare", "benchmark", "lr_find"],
     "What to do: train; examine the data, changing nothing; write the data as "
-    "shards, for a cluster to read; measure where the time goes.",
+    "shards, for a cluster to read; measure where the time goes; find a "
+    "learning rate.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -51,6 +52,12 @@ _APPLY = flags.DEFINE_bool(
     False,
     "After --mode=doctor: train at once, without what it quarantined. No file "
     "is moved or changed.",
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "With --mode=train: build everything, say what would be trained and at "
+    "which learning rates, and end there. Nothing is written.",
 )
 _PROFILE = flags.DEFINE_bool(
     "profile",
@@ -92,11 +99,15 @@ def main(argv: list[str]) -> None:
                 f"--apply is given with --mode={_MODE.value}; expected "
                 "--mode=doctor, whose findings it applies."
             )
-        if _PROFILE.value and _MODE.value != "train":
-            raise UserError(
-                f"--profile is given with --mode={_MODE.value}; expected "
-                "--mode=train, whose updates it traces."
-            )
+        for flag, why in (
+            (_PROFILE, "whose updates it traces"),
+            (_DRY_RUN, "which it shows without training"),
+        ):
+            if flag.value and _MODE.value != "train":
+                raise UserError(
+                    f"--{flag.name} is given with --mode={_MODE.value}; "
+                    f"expected --mode=train, {why}."
+                )
         with standard_error_without(_NOISE):
             import psutil
 
@@ -110,6 +121,7 @@ def main(argv: list[str]) -> None:
             workdir=_WORKDIR.value,
             new=_NEW.value,
             profile=_PROFILE.value,
+            dry_run=_DRY_RUN.value,
             started=psutil.Process().create_time(),
         )
         if _APPLY.value:

@@ -164,6 +164,16 @@ class Registry:
         return len(self._things)
 
 
+def current_scope() -> str:
+    """The gin scope at work: "tune" while `@tune/Phase()` is made, or ""."""
+    return gin.current_scope_str()
+
+
+def in_scope(scope: str) -> contextlib.AbstractContextManager:
+    """Inside, what gin files bind in that scope holds, and no other scope's."""
+    return gin.config_scope(scope or None)
+
+
 def find(name: str) -> "Registry | None":
     """The registry that has something called `name`, as gin files call it."""
     for registry in Registry.instances:
@@ -253,7 +263,10 @@ def _in_words(hint: Any) -> str:
             str: " of texts",
             float: " of numbers",
         }
-        of = items.get(arguments[0] if arguments else None, "")
+        item = arguments[0] if arguments else None
+        of = items.get(item, "")
+        if isinstance(item, type) and not of:
+            of = f" of {item.__name__}s, made with parentheses (@name())"
         return f"a list{of}, in brackets"
     words = {
         int: "a whole number",

@@ -325,10 +325,15 @@ class RunDirectory:
         self.write(name, json.dumps(content, indent=2) + "\n")
 
     def write_model(self, model: keras.Model) -> None:
-        """Saves `model.keras`, by way of a local file (gs:// has no seek)."""
+        """Saves `model.keras`, by way of a local file (gs:// has no seek).
+
+        Without the optimizer, whose moments take twice the room, and whose
+        schedule plain Keras need not know.
+        """
+        bare = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
         with self.writing(), tempfile.TemporaryDirectory() as folder:
             local = os.path.join(folder, "model.keras")
-            model.save(local)
+            bare.save(local)
             tf.io.gfile.copy(local, self.file("model.keras"), overwrite=True)
 
     def write_predictions(

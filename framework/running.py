@@ -22,6 +22,7 @@ def run(
     workdir: str | None = None,
     new: bool = False,
     profile: bool = False,
+    dry_run: bool = False,
     started: float | None = None,
     console: Console | None = None,
 ) -> Any:
@@ -38,12 +39,13 @@ def run(
         new: begin anew, also where an unfinished run of the same
             configuration could be continued.
         profile: trace ten updates of training, for TensorBoard.
+        dry_run: say what would be trained, and do not.
         started: when the command was given, in seconds since 1970; now by
             default.
         console: where to write; standard output by default.
 
     Returns:
-        what the mode does; of "train" a `framework.Result`.
+        what the mode does; of "train" a `framework.Result`, of a dry run None.
 
     Raises:
         UserError: something in what was asked must be mended.
@@ -77,6 +79,7 @@ def run(
         fingerprint=lambda: fingerprint(configuration.operative()),
         at_hand=lambda: Diagnosis.newest(numbered(f"{name}/doctor")),
         profile=profile,
+        dry_run=dry_run,
         started=started,
         console=console,
     )

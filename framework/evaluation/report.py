@@ -1,5 +1,6 @@
 """Turns predictions and a history into a table, a plot and a summary."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -114,6 +115,8 @@ def history_figure(
 ) -> Figure:
     """Draws training against validation, loss and accuracy by epoch.
 
+    A thin line stands where a phase begins.
+
     Args:
         epochs: as in `History.epochs`.
         best_epoch: index of the epoch whose weights were kept.
@@ -141,6 +144,9 @@ def history_figure(
             linestyle=":",
             label="weights kept",
         )
+        for before, after in itertools.pairwise(epochs):
+            if before.get("phase", 1) != after.get("phase", 1):
+                axes.axvline(after["epoch"] - 0.5, color="grey", linewidth=0.8)
         axes.set_xlabel("epoch")
         axes.set_title(name)
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -394,7 +394,7 @@ def split_at(
         raise UserError(
             f"{model.name} has no layer {layer_name!r}. "
             f"{nearest(layer_name, names)} Some places to cut it at: "
-            f"{', '.join(_cuts(model))}."
+            f"{_some_cuts(model)}."
         )
     if layer_name == names[-1]:
         raise UserError(
@@ -411,22 +411,28 @@ def split_at(
         raise UserError(
             f"{model.name} can't be cut at {layer_name!r}, since another "
             f"branch leads round that layer. Some places to cut it at: "
-            f"{', '.join(_cuts(model))}."
+            f"{_some_cuts(model)}."
         ) from error
     return lower, upper
 
 
-def _cuts(model: keras.Model, most: int = 12) -> list[str]:
-    """Names of layers through which everything passes, evenly chosen."""
+def cuts(model: keras.Model) -> list[str]:
+    """Names of the layers through which everything passes, from below."""
     position = {layer: i for i, layer in enumerate(model.layers)}
     # Where the furthest layer fed from what came before is the next one,
     # nothing leads round.
-    reach, cuts = 0, []
+    reach, found = 0, []
     for i, layer in enumerate(model.layers[:-1]):
         if i == reach and i:
-            cuts.append(layer.name)
+            found.append(layer.name)
         for node in layer._outbound_nodes:
             if node.operation in position:
                 reach = max(reach, position[node.operation])
-    step = math.ceil(len(cuts) / most) or 1
-    return cuts[step - 1 :: step]
+    return found
+
+
+def _some_cuts(model: keras.Model, most: int = 12) -> str:
+    """A few of them, evenly chosen, for a message."""
+    found = cuts(model)
+    step = math.ceil(len(found) / most) or 1
+    return ", ".join(found[step - 1 :: step])

@@ -22,7 +22,7 @@ from framework.model.augmentation import (
     place,
     why_not_in_model,
 )
-from framework.model.backbones import Backbone, split_at
+from framework.model.backbones import Backbone, cuts, split_at
 from framework.model.folding import fold, foldable
 from framework.model.heads import Head
 from framework.registry import PARTS
@@ -54,7 +54,10 @@ class Classifier:
             time and differs by rounding.
         trained: the layers that follow, in order; all of the model where
             nothing is frozen.
-        frozen: the lower part of the backbone as it is in `model`, or None.
+        backbone: the whole of it, frozen and trained.
+        folded: which layer of `features` has the frozen part's weights as
+            they are after folding, and that part, as it is in `model`; or
+            None where they share their weights.
     """
 
     model: keras.Model
@@ -64,16 +67,51 @@ class Classifier:
     description: tuple[str, ...]
     features: keras.Model | None
     trained: tuple[keras.layers.Layer, ...]
-    frozen: keras.Model | None
+    backbone: keras.Model
+    folded: tuple[keras.Model, keras.Model] | None
 
     @property
     def image_size(self) -> int:
         """Side S of the images in pixels."""
         return self.model.input_shape[1]
 
-    def frozen_weights(self) -> list[np.ndarray]:
-        """Those of the frozen part, which never change."""
-        return [] if self.frozen is None else self.frozen.get_weights()
+    @property
+    def weights(self) -> list[keras.Variable]:
+        """Of backbone and head, in an order that `freeze` does not change."""
+        return [
+            weight
+            for layer in (self.backbone, *self.head.layers)
+            for weight in layer.weights
+        ]
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Copies of the values of `weights`."""
+        return [np.array(weight.numpy()) for weight in self.weights]
+
+    def set_weights(self, values: Sequence[np.ndarray]) -> None:
+        """Gives `weights` these values, be they of another phase's model."""
+        for weight, value in zip(self.weights, values, strict=True):
+            weight.assign(value)
+        self.refold()
+
+    def refold(self) -> None:
+        """Has `features` compute with the weights that `model` has now."""
+        if self.folded is not None:
+            copy, lower = self.folded
+            copy.set_weights(fold(lower).get_weights())
+
+    def depths(self) -> list[float]:
+        """How deep each of the model's trainable variables lies.
+
+        From 0, the pixels, to 1, where the backbone ends and the head begins.
+        """
+        layers = self.backbone.layers
+        depth = {
+            id(variable): position / len(layers)
+            for position, layer in enumerate(layers)
+            for variable in layer.trainable_variables
+        }
+        return [depth.get(id(v), 1.0) for v in self.model.trainable_variables]
 
     def from_features(self, x: tf.Tensor, training: bool) -> tf.Tensor:
         """What `model` makes of pixels that `features` turned into `x`.
@@ -91,7 +129,7 @@ def classifier(
     backbone: Callable[..., Backbone],
     head: Callable[..., Head],
     image_size: int | None = None,
-    freeze: str = "none",
+    freeze: str | float = "none",
     batch_norm: str = "auto",
     augmentation: Sequence[keras.layers.Layer] = (),
     fuse: bool = True,
@@ -105,9 +143,11 @@ def classifier(
         head: called with `num_classes`; in a gin file `@softmax_head`.
         image_size: side of the images in pixels; the backbone's own default
             if None.
-        freeze: how much of the backbone keeps its weights: "all", "none", or
+        freeze: how much of the backbone keeps its weights: "all", "none",
             the name of a layer up to and including which it is frozen
-            ("block4c_add"). The frozen part runs in inference mode.
+            ("block4c_add"), or the share of its layers, from below, of which
+            no more than that is frozen (0.5). The frozen part runs in
+            inference mode.
         batch_norm: "frozen" keeps the batch normalisations of the backbone's
             trained part in inference mode, weights and all; "trained" trains
             them; "auto" freezes them where the backbone is pretrained, since
@@ -160,8 +200,14 @@ def classifier(
                 f"{inputs.shape[1:]} pixels {x.shape[1:]}; expected a layer "
                 "that keeps the image's size."
             )
+        if layer.trainable_weights:
+            raise UserError(
+                f"{type(layer).__name__} in classifier.augmentation has "
+                "weights to train; expected a layer that only augments."
+            )
     x = built.prepare(x)
 
+    freeze = _named(built.model, freeze)
     lower, upper = _frozen_and_trained(built.model, freeze)
     pixels = x  # As the backbone wants them.
     if lower is not None:
@@ -181,9 +227,9 @@ def classifier(
     for layer in (*fixed, *above):
         x = layer(x)
     model = keras.Model(inputs, x, name="classifier")
-    features = None
+    features = folded = None
     if lower is not None:
-        features = _features(inputs, pixels, below, lower, fixed)
+        features, folded = _features(inputs, pixels, below, lower, fixed)
 
     return Classifier(
         model,
@@ -198,8 +244,27 @@ def classifier(
         ),
         features,
         (model,) if features is None else tuple(above),
-        lower,
+        built.model,
+        folded,
     )
+
+
+def _named(backbone: keras.Model, freeze: str | float) -> str:
+    """`freeze` in words, where it is a share of the layers."""
+    if isinstance(freeze, str):
+        return freeze
+    if not 0 <= freeze <= 1:
+        raise UserError(
+            f"classifier.freeze is {freeze!r}; expected 'all', 'none', the "
+            "name of a layer, or a share of the backbone's layers, from 0 to "
+            "1."
+        )
+    if freeze == 1:
+        return "all"
+    last = freeze * len(backbone.layers) - 1
+    position = {layer.name: i for i, layer in enumerate(backbone.layers)}
+    below = [name for name in cuts(backbone) if position[name] <= last]
+    return below[-1] if below else "none"
 
 
 def _frozen_and_trained(
@@ -209,11 +274,6 @@ def _frozen_and_trained(
         return backbone, None
     if freeze == "none":
         return None, backbone
-    if not isinstance(freeze, str):
-        raise UserError(
-            f"classifier.freeze is {freeze!r}; expected 'all', 'none' or the "
-            "name of a layer."
-        )
     return split_at(backbone, freeze)
 
 
@@ -238,18 +298,23 @@ def _features(
     below: keras.KerasTensor,
     lower: keras.Model,
     fixed: Sequence[keras.layers.Layer],
-) -> keras.Model:
-    """The frozen part, folded where that helps, and what follows at once."""
+) -> tuple[keras.Model, tuple[keras.Model, keras.Model] | None]:
+    """The frozen part, folded where that helps, and what follows at once.
+
+    Beside it, where it is folded: that copy, and what it is a copy of.
+    """
+    folded = None
     # Models of other kinds than `fold` knows do without.
     with contextlib.suppress(UserError):
         if foldable(lower):
-            lower = fold(lower)
-            lower.trainable = False
-            below = lower(prepared)
+            copy = fold(lower)
+            copy.trainable = False
+            below = copy(prepared)
+            folded = copy, lower
     for layer in fixed:
         # Another one: a layer that is used twice has no one output.
         below = type(layer).from_config(layer.get_config())(below)
-    return keras.Model(inputs, below, name="features")
+    return keras.Model(inputs, below, name="features"), folded
 
 
 def _placement(

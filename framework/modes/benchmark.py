@@ -4,7 +4,7 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -24,7 +24,8 @@ from framework.registry import MODES
 from framework.run_directory import RunDirectory
 from framework.task import Task
 from framework.training.distribution import Distribution
-from framework.training.state import Plan
+from framework.training.phases import Phase
+from framework.training.state import Plan, TrainState
 from framework.training.throughput import NOTICED
 
 _ALL_DEVICES = Distribution()
@@ -101,6 +102,7 @@ def benchmark(
     pipeline: Pipeline,
     distribution: Distribution = _ALL_DEVICES,
     schedule: Callable[[int], Any] | None = None,
+    phases: Sequence[Phase] = (),
     batch_size: int = 32,
     accumulation: int = 1,
     steps_per_call: int | str = "auto",
@@ -123,6 +125,7 @@ def benchmark(
         pipeline: makes batches.
         distribution: which devices train together.
         schedule: of the learning rate.
+        phases: of several, the last one is measured.
         batch_size: examples an update, over all replicas.
         accumulation: in how many parts a replica works through its rows.
         steps_per_call: updates between two looks of the host.
@@ -155,6 +158,7 @@ def benchmark(
         xla=xla,
         seed=seed,
         deterministic=deterministic,
+        phases=phases,
     )
     world = distribution.make()
     data = task.load(
@@ -162,8 +166,9 @@ def benchmark(
     )
     say(console, report.describe(data))
     run = locate()
-    with recipe.on(data, world) as setup:
-        for line in setup.description:
+    state = TrainState(phase=recipe.last_phase)
+    with recipe.on(data, world, state) as setup:
+        for line in (*setup.description, *setup.surroundings):
             say(console, line)
         say(
             console,

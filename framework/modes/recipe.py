@@ -4,10 +4,11 @@ import contextlib
 import dataclasses
 import functools
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from framework.data.pipeline import Pipeline, Share
@@ -17,13 +18,19 @@ from framework.model.classifier import Classifier
 from framework.task import Data
 from framework.training.distribution import World
 from framework.training.features import once
-from framework.training.optimizers import make_optimizer
+from framework.training.optimizers import learning_rates, make_optimizer
+from framework.training.phases import Phase
 from framework.training.precision import choose_precision, precision
-from framework.training.state import Plan
+from framework.training.state import Plan, TrainState
 from framework.training.trainer import Trainer
 
+# Where nobody says how many.
+_EPOCHS = 10
 # Updates between two looks of the host, where it is far from the device.
 _STEPS_PER_CALL_ON_TPU = 32
+# Of the plot of learning rates.
+_COLUMNS = 60
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,7 +38,9 @@ class Setup:
     """A classifier, its trainer and the batches it is trained and judged on.
 
     Attributes:
+        title: of the phase, where there are several.
         plan: how long to train.
+        seed: of the training order.
         built: the classifier.
         trainer: updates it.
         predictor: judges it.
@@ -39,10 +48,13 @@ class Setup:
         evaluation: from the name of another split to its batches, made when
             they are asked for first: training is to begin soon.
         steps_per_call: updates between two looks of the host.
-        description: sentences for the start-up text.
+        description: sentences on what this phase trains.
+        surroundings: sentences on what is the same in all phases.
     """
 
+    title: str | None
     plan: Plan
+    seed: int
     built: Classifier
     trainer: Trainer
     predictor: Predictor
@@ -50,6 +62,26 @@ class Setup:
     evaluation: Callable[[str], tf.data.Dataset]
     steps_per_call: int
     description: tuple[str, ...]
+    surroundings: tuple[str, ...]
+
+    def opening(self, number: int) -> list[str]:
+        """What to say when phase `number` begins, counted from 0."""
+        named = [f"Phase {number + 1}, {self.title}:"] if self.title else []
+        return [*named, *self.description]
+
+    def learning_rates(self) -> str:
+        """The learning rates of the phase's updates, as a plot of one line."""
+        steps = self.plan.steps
+        at = np.unique(np.linspace(0, steps - 1, _COLUMNS).round())
+        rates = learning_rates(self.trainer.optimizer, at)
+        shares = rates / (rates.max() or 1.0)
+        bars = "".join(
+            _BARS[round(share * (len(_BARS) - 1))] for share in shares
+        )
+        return (
+            f"Learning rate over {steps:,} updates: {bars}  {rates[0]:.2g} at "
+            f"first, {rates.max():.2g} at most, {rates[-1]:.2g} at last."
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +96,7 @@ class Recipe:
     optimizer: Callable[..., keras.optimizers.Optimizer]
     pipeline: Pipeline
     schedule: Callable[[int], Any] | None
-    epochs: int
+    epochs: int | None
     batch_size: int
     accumulation: int
     steps_per_call: int | str
@@ -73,6 +105,7 @@ class Recipe:
     xla: bool | str
     seed: int
     deterministic: bool
+    phases: Sequence[Phase] = ()
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
@@ -80,9 +113,9 @@ class Recipe:
                 f"train.seed is {self.seed}; expected a whole number, 0 or "
                 "more and less than 2**32."
             )
-        for name in ("accumulation", "steps_per_call"):
+        for name in ("epochs", "accumulation", "steps_per_call"):
             value = getattr(self, name)
-            if name == "steps_per_call" and value == "auto":
+            if (name, value) in (("steps_per_call", "auto"), ("epochs", None)):
                 continue
             if isinstance(value, str) or value < 1:
                 raise UserError(
@@ -96,24 +129,83 @@ class Recipe:
             )
         choose_precision(self.precision)
 
+    @property
+    def _stages(self) -> Sequence[Phase]:
+        return self.phases or (Phase(self.epochs or _EPOCHS),)
+
+    @property
+    def last_phase(self) -> int:
+        """Index of the last phase; 0 where there is only one."""
+        return len(self._stages) - 1
+
     @contextlib.contextmanager
-    def on(self, data: Data, world: World) -> Iterator[Setup]:
+    def on(
+        self, data: Data, world: World, state: TrainState | None = None
+    ) -> Iterator[Setup]:
         """Builds for `data`; inside, Keras computes in the precision chosen.
+
+        Args:
+            data: all splits.
+            world: the replicas.
+            state: tells the phase, and has the weights that it begins with; by
+                default the first one, before which the others are built and
+                forgotten, to find what doesn't fit now and not in hours.
 
         Raises:
             UserError: the parts and the data don't fit together.
         """
-        keras.utils.clear_session()  # Forgets the precision, too.
         chosen = choose_precision(self.precision)
+        later = ()
+        if state is None:
+            state = TrainState()
+            later = self._stages[1:]
+        shapes = []
+        for phase in later:
+            keras.utils.clear_session()  # Forgets the precision, too.
+            with precision(chosen), world.strategy.scope():
+                shapes.append(self._shapes(phase, data, world))
+        keras.utils.clear_session()
         with precision(chosen):
-            yield self._setup(data, world, chosen)
+            setup = self._setup(data, world, chosen, state)
+            for phase, found in zip(later, shapes, strict=True):
+                _refuse_others(setup.built, phase, found)
+            yield setup
 
-    def _setup(self, data: Data, world: World, chosen: str) -> Setup:
-        seed, pipeline = self.seed, self.pipeline
+    def _compiled(self, world: World) -> bool:
+        # Elsewhere it was seen to pay nowhere yet; on processors it is slower.
+        return world.kind == "tpu" or self.xla is True
+
+    def _build(
+        self, phase: Phase, data: Data, world: World, steps: int
+    ) -> tuple[Classifier, keras.optimizers.Optimizer]:
+        """Classifier and optimizer of a phase, in the strategy's scope."""
+        freeze = {} if phase.freeze is None else {"freeze": phase.freeze}
+        with phase.building():
+            return (
+                self.classifier(
+                    data.num_classes, compiled=self._compiled(world), **freeze
+                ),
+                make_optimizer(
+                    self.optimizer, self.schedule, steps, phase.learning_rate
+                ),
+            )
+
+    def _shapes(
+        self, phase: Phase, data: Data, world: World
+    ) -> list[tuple[int, ...]]:
+        plan = Plan(len(data.splits["train"]), self.batch_size, phase.epochs)
+        built, _ = self._build(phase, data, world, plan.steps)
+        return [tuple(w.shape) for w in built.weights]
+
+    def _setup(
+        self, data: Data, world: World, chosen: str, state: TrainState
+    ) -> Setup:
+        phase, pipeline = self._stages[state.phase], self.pipeline
+        # Another order in each phase; 2**32 over the golden ratio is far off.
+        seed = (self.seed + state.phase * 0x9E3779B9) % 2**32
         keras.utils.set_random_seed(seed)
         is_tpu = world.kind == "tpu"
-        # Elsewhere it was seen to pay nowhere yet; on processors it is slower.
-        compiled = is_tpu or self.xla is True
+        compiled = self._compiled(world)
         if self.xla is True and world.replicas > 1 and not is_tpu:
             raise UserError(
                 f"train.xla is True with {world.replicas} replicas; expected "
@@ -123,7 +215,13 @@ class Recipe:
         # TPUs are deterministic anyway, and XLA refuses max pooling with it.
         if self.deterministic and not compiled:
             tf.config.experimental.enable_op_determinism()
-        plan = Plan(len(data.splits["train"]), self.batch_size, self.epochs)
+        plan = Plan(
+            len(data.splits["train"]),
+            self.batch_size,
+            phase.epochs,
+            state.first_epoch,
+            state.first_step,
+        )
         rows = world.share.rows(self.batch_size)
         if rows % self.accumulation:
             raise UserError(
@@ -133,18 +231,21 @@ class Recipe:
 
         # Backbone, head and preprocessing -> classifier.
         with world.strategy.scope():
-            built = self.classifier(data.num_classes, compiled=compiled)
+            built, optimizer = self._build(phase, data, world, plan.steps)
+            if state.best_weights is not None:
+                built.set_weights(state.best_weights)
             kept = once(
                 self.feature_views, built, data, pipeline, world, plan, seed
             )
             trainer = Trainer(
                 built,
-                make_optimizer(self.optimizer, self.schedule, plan.total_steps),
+                optimizer,
                 world,
                 self.accumulation,
                 kept.views,
                 kept.augments,
                 compiled and not is_tpu,
+                phase.lowest_rate,
             )
             predictor = Predictor(built, world)
 
@@ -180,8 +281,11 @@ class Recipe:
         steps_per_call = self.steps_per_call
         if steps_per_call == "auto":
             steps_per_call = _STEPS_PER_CALL_ON_TPU if is_tpu else 1
+        title = phase.title or f"phase {state.phase + 1}"
         return Setup(
+            title if self.phases else None,
             plan,
+            seed,
             built,
             trainer,
             predictor,
@@ -190,7 +294,10 @@ class Recipe:
             steps_per_call,
             (
                 *built.description,
-                _what_is_trained(built, plan),
+                _what_is_trained(built, plan, phase),
+                *kept.description,
+            ),
+            (
                 *(
                     [f"Precision: {chosen}."]
                     if self.precision == "auto"
@@ -202,19 +309,47 @@ class Recipe:
                     else []
                 ),
                 world.description,
-                *kept.description,
                 *pipeline.description,
             ),
         )
 
 
-def _what_is_trained(built: Classifier, plan: Plan) -> str:
+def _refuse_others(
+    built: Classifier, phase: Phase, shapes: list[tuple[int, ...]]
+) -> None:
+    """Refuses a later phase whose model can't take over the weights."""
+    expected = [tuple(w.shape) for w in built.weights]
+    if shapes == expected:
+        return
+    different = next(
+        (
+            f"{found} in place of {ours}"
+            for found, ours in zip(shapes, expected, strict=False)
+            if found != ours
+        ),
+        f"{len(shapes)} weights in place of {len(expected)}",
+    )
+    raise UserError(
+        f"The phase {phase.title or phase!r} builds a model with other weights "
+        f"than the first one ({different}). Expected the same backbone and "
+        "head; with another image_size, a head that pools ('average' or "
+        "'max')."
+    )
+
+
+def _what_is_trained(built: Classifier, plan: Plan, phase: Phase) -> str:
     counts = [
         sum(v.shape.num_elements() for v in variables)
         for variables in (built.model.trainable_variables, built.model.weights)
     ]
     return (
         f"{counts[0]:,} of {counts[1]:,} parameters are trained, for "
-        f"{plan.epochs} epochs of {plan.last_step(0)} steps at batch "
-        f"{plan.batch_size}."
+        f"{plan.epochs} epochs of "
+        f"{plan.last_step(plan.first_epoch) - plan.first_step} steps at batch "
+        f"{plan.batch_size}"
+        + (
+            f", the lowest layer at {phase.lowest_rate:g} of the rate."
+            if phase.lowest_rate < 1
+            else "."
+        )
     )

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from rich.console import Console
 
 from framework.console import say, some
@@ -36,11 +35,12 @@ from framework.training import resuming
 from framework.training.checkpoints import Checkpoints, CheckpointStore
 from framework.training.distribution import Distribution, World
 from framework.training.early_stopping import EarlyStopping
+from framework.training.phases import Phase
 from framework.training.profiling import Profiler
 from framework.training.progress import ProgressObserver
-from framework.training.state import Plan
+from framework.training.state import TrainState
 from framework.training.throughput import verdict
-from framework.training.trainer import History, validation
+from framework.training.trainer import History, Observer, validation
 
 _ALL_DEVICES = Distribution()
 _NOW_AND_THEN = Checkpoints()
@@ -79,152 +79,270 @@ class _Training:
     started: float | None
     fingerprint: Callable[[], str]
 
-    def on(self, data: Data, locate: Callable[[], RunDirectory]) -> Result:
-        """Trains on `data`, judges and saves."""
-        with self.recipe.on(data, self.world) as setup:
-            return self._run(data, setup, locate)
+    def rehearse(self, data: Data) -> None:
+        """Builds each phase for `data` and says what it would train."""
+        state = None
+        for number in range(self.recipe.last_phase + 1):
+            with self.recipe.on(data, self.world, state) as setup:
+                if state is None:
+                    state = TrainState()
+                    for line in setup.surroundings:
+                        say(self.console, line)
+                for line in setup.opening(number):
+                    say(self.console, line)
+                say(self.console, setup.learning_rates())
+                state.step = setup.plan.total_steps
+                state.epochs += [{}] * setup.plan.epochs
+            state.begin_phase()
+        say(self.console, "A dry run: nothing was trained, nothing written.")
 
-    def _run(
-        self, data: Data, setup: Setup, locate: Callable[[], RunDirectory]
-    ) -> Result:
-        world, console, pipeline = (
-            self.world,
-            self.console,
-            self.recipe.pipeline,
-        )
-        plan, built, trainer = setup.plan, setup.built, setup.trainer
-        early_stopping = self.early_stopping
+    def on(self, data: Data, locate: Callable[[], RunDirectory]) -> Result:
+        """Trains on `data`, phase by phase; judges and saves."""
+        with contextlib.ExitStack() as closing:
+            run = _Run(self, data, locate, closing)
+            state = None  # Not known before something is built.
+            while True:
+                with self.recipe.on(data, self.world, state) as setup:
+                    if state is None:
+                        state = run.find(setup)
+                        if state.phase > 0:
+                            continue  # Build that phase.
+                    if run.directory.is_finished:
+                        return run.as_it_was_left(setup)
+                    history = run.train(setup, state)
+                    if state.phase == self.recipe.last_phase:
+                        return run.end(setup, history)
+                state.begin_phase()
+
+
+class _Run:
+    """One run on some data: what `_Training.on` does, in its order."""
+
+    def __init__(
+        self,
+        training: _Training,
+        data: Data,
+        locate: Callable[[], RunDirectory],
+        closing: contextlib.ExitStack,
+    ):
+        self._training = training
+        self._world, self._console = training.world, training.console
+        self._data = data
+        self._locate = locate
+        self._closing = closing
+        self._early_stopping = early_stopping = training.early_stopping
         if early_stopping and early_stopping.split not in data.splits:
-            say(
-                console,
+            self._say(
                 f"No {early_stopping.split} split: EarlyStopping is not used, "
                 "all epochs are trained and the last one's weights kept.",
             )
-            early_stopping = None
-        for line in setup.description:
-            say(console, line)
+            self._early_stopping = None
+        self._found: resuming.Found | None = None
+        self._remarks: list[str] = []
+        self._observers: list[Observer] | None = None
+        self._seconds_to_first_update: float | None = None
 
-        # Run directory -> where to begin.
-        facts = resuming.facts(data, self.fingerprint())
-        world.check_alike(facts)
-        store = CheckpointStore(None, self.checkpoints)
+    def _say(self, *lines: str) -> None:
+        for line in lines:
+            say(self._console, line)
 
-        def find() -> tuple[RunDirectory, Any, list[str]]:
+    def find(self, setup: Setup) -> TrainState:
+        """The run's directory, and where training stands.
+
+        Args:
+            setup: of the first phase.
+        """
+        training = self._training
+        self._say(*setup.surroundings)
+        self._facts = resuming.facts(self._data, training.fingerprint())
+        self._world.check_alike(self._facts)
+        store = CheckpointStore(None, training.checkpoints)
+
+        def look() -> tuple[RunDirectory, Any, list[str]]:
             nonlocal store
-            run = locate()
+            run = self._locate()
             if run.is_finished:
                 return run, run.results(), []
-            store = CheckpointStore(run.checkpoints, self.checkpoints)
+            store = CheckpointStore(run.checkpoints, training.checkpoints)
             try:
                 found, remarks = resuming.load(
-                    store, facts, built.model, trainer.optimizer
+                    store,
+                    self._facts,
+                    setup.built.model,
+                    setup.trainer.optimizer,
                 )
             except UserError:
                 run.close()
                 raise
             return run, found, remarks
 
-        run, found, remarks = world.chief_does(find)
-        if run.is_finished:
-            say(console, f"{run.path} holds this run, finished already.")
-            return _as_it_was_left(run, built.model, *found)
-        with contextlib.closing(run), contextlib.closing(store):
-            state, memories = resuming.restore(
-                found, built, trainer.optimizer, self.callbacks
-            )
-            stream = trainer.stream(setup.batches, plan, state.step)
-            trainer.trace(stream, state.step)
-            run.path = world.chief_does(run.create)
-            if world.is_chief:
-                store.directory = run.checkpoints
-                run.write_splits(data.splits)
-            for line in (
-                *remarks,
-                *resuming.inexact(self.callbacks),
-                f"Run directory: {run.path}",
-            ):
-                say(console, line)
-            if run.is_begun:
-                say(
-                    console,
-                    f"Taken up again after step {state.step} of "
-                    f"{plan.total_steps}."
-                    + " What was kept of the steps before is made again."
-                    * (trainer.views is not None and state.step > 0),
-                )
+        self.directory, found, self._remarks = self._world.chief_does(look)
+        self._store = store
+        if self.directory.is_finished:
+            self._results = found
+            return TrainState(phase=training.recipe.last_phase)
+        self._closing.enter_context(contextlib.closing(self.directory))
+        self._closing.enter_context(contextlib.closing(store))
+        if found is None:
+            return TrainState()
+        self._found = found
+        return TrainState.unpack(*found)
 
-            # Batches -> trained weights.
-            progress = ProgressObserver(console, plan, state.step, self.started)
-            observers = [progress]
-            if world.is_chief:
-                observers.append(LogObserver(run, state.epochs))
-            if world.is_chief and self.profile:
+    def train(self, setup: Setup, state: TrainState) -> History:
+        """One phase: batches -> trained weights."""
+        training, data, plan = self._training, self._data, setup.plan
+        trainer, pipeline = setup.trainer, training.recipe.pipeline
+        self._say(*setup.opening(state.phase))
+        memories = ()
+        if self._found is not None:
+            memories = resuming.restore(
+                self._found, setup.built, trainer.optimizer
+            )
+        stream = trainer.stream(setup.batches, plan, state.step)
+        trainer.trace(stream, state.step)
+        started = None
+        if self._observers is None:
+            started = training.started
+            self._observers = self._create(setup, state)
+        progress = ProgressObserver(self._console, plan, state.step, started)
+
+        def validate() -> dict[str, float]:
+            # Its batches are made when they are asked for.
+            return validation(
+                setup.predictor,
+                setup.evaluation("validation"),
+                pipeline.max_unreadable,
+            )()
+
+        history = trainer.fit(
+            plan,
+            setup.batches,
+            validate if "validation" in data.splits else None,
+            self._early_stopping,
+            training.callbacks,
+            [progress, *self._observers],
+            max_unreadable=pipeline.max_unreadable,
+            names=lambda positions: example_ids(
+                data.splits["train"], positions, setup.seed
+            ),
+            state=state,
+            callback_states=memories,
+            checkpoints=self._store,
+            facts=self._facts,
+            stream=stream,
+            steps_per_call=setup.steps_per_call,
+        )
+        self._found = None
+        if self._seconds_to_first_update is None:
+            self._seconds_to_first_update = progress.seconds_to_first_update
+        return history
+
+    def _create(self, setup: Setup, state: TrainState) -> list[Observer]:
+        """Makes the directory; who is to write there of every phase."""
+        run, training = self.directory, self._training
+        run.path = self._world.chief_does(run.create)
+        observers = []
+        if self._world.is_chief:
+            self._store.directory = run.checkpoints
+            run.write_splits(self._data.splits)
+            observers.append(LogObserver(run, state.epochs))
+            if training.profile:
                 observers.append(
-                    Profiler(console, run.file("tensorboard"), state.step)
+                    Profiler(self._console, run.file("tensorboard"), state.step)
                 )
-
-            def validate() -> dict[str, float]:
-                # Its batches are made when they are asked for.
-                return validation(
-                    setup.predictor,
-                    setup.evaluation("validation"),
-                    pipeline.max_unreadable,
-                )()
-
-            history = trainer.fit(
-                plan,
-                setup.batches,
-                validate if "validation" in data.splits else None,
-                early_stopping,
-                self.callbacks,
-                observers,
-                max_unreadable=pipeline.max_unreadable,
-                names=lambda positions: example_ids(
-                    data.splits["train"], positions, self.recipe.seed
+        self._say(
+            *self._remarks,
+            *resuming.inexact(training.callbacks),
+            f"Run directory: {run.path}",
+        )
+        if run.is_begun:
+            self._say(
+                f"Taken up again after step {state.step} of "
+                f"{setup.plan.total_steps}."
+                + " What was kept of the steps before is made again."
+                * (
+                    setup.trainer.views is not None
+                    and state.step > setup.plan.first_step
                 ),
-                state=state,
-                callback_states=memories,
-                checkpoints=store,
-                facts=facts,
-                stream=stream,
-                steps_per_call=setup.steps_per_call,
             )
-            _say_how_it_ended(console, history, plan)
-            if world.kind != "tpu":
-                say(console, verdict(history.input_wait))
-            summary = _judge(console, world, run, data, setup, pipeline)
-            summary["unreadable"][:0] = history.unreadable
-            _report_unreadable(console, summary["unreadable"])
-            summary["train"] = {
-                **history.epochs[history.best_epoch]["train"],
-                "epochs": len(history.epochs),
-                "best_epoch": history.best_epoch + 1,
-                "stopped_early": history.stopped_early,
-                "images_per_second": history.images_per_second,
-                "input_wait": history.input_wait,
-                "seconds": history.seconds,
-                "seconds_to_first_update": progress.seconds_to_first_update,
-                "continued": history.continued,
-                "workers": world.workers,
-                "replicas": world.replicas,
-            }
-            summary["weights_sha256"] = weights_sha256(built.model)
-            if world.is_chief:
-                picture = io.BytesIO()
-                report.history_figure(
-                    history.epochs, history.best_epoch, data.title
-                ).savefig(picture, dpi=110)
-                run.write("history.png", picture.getvalue())
-                run.write_model(built.model)
-                # Last: a run with a summary is complete.
-                run.finish(summary)
+        return observers
+
+    def end(self, setup: Setup, history: History) -> Result:
+        """Trained weights -> figures, pictures and the saved model."""
+        world, run, data = self._world, self.directory, self._data
+        pipeline, built = self._training.recipe.pipeline, setup.built
+        _say_how_it_ended(self._console, history)
+        if world.kind != "tpu":
+            self._say(verdict(history.input_wait))
+        summary = _judge(self._console, world, run, data, setup, pipeline)
+        summary["unreadable"][:0] = history.unreadable
+        _report_unreadable(self._console, summary["unreadable"])
+        summary["train"] = {
+            **history.epochs[history.best_epoch]["train"],
+            "epochs": len(history.epochs),
+            "best_epoch": history.best_epoch + 1,
+            "stopped_early": history.stopped_early,
+            "images_per_second": history.images_per_second,
+            "input_wait": history.input_wait,
+            "seconds": history.seconds,
+            "seconds_to_first_update": self._seconds_to_first_update,
+            "continued": history.continued,
+            "workers": world.workers,
+            "replicas": world.replicas,
+        }
+        summary["weights_sha256"] = weights_sha256(built.model)
+        if world.is_chief:
+            picture = io.BytesIO()
+            report.history_figure(
+                history.epochs, history.best_epoch, data.title
+            ).savefig(picture, dpi=110)
+            run.write("history.png", picture.getvalue())
+            run.write_model(built.model)
+            # Last: a run with a summary is complete.
+            run.finish(summary)
+        return self._result(setup, history, summary)
+
+    def as_it_was_left(self, setup: Setup) -> Result:
+        """The result of a run that is finished already."""
+        run = self.directory
+        self._say(f"{run.path} holds this run, finished already.")
+        weights, epochs, summary = self._results
+        setup.built.model.set_weights(weights)
+        train = summary["train"]
+        history = History(
+            epochs=epochs,
+            best_epoch=train["best_epoch"] - 1,
+            stopped_early=train["stopped_early"],
+            unreadable=tuple(summary["unreadable"]),
+            seconds=train["seconds"],
+            images_per_second=train["images_per_second"],
+            input_wait=train.get("input_wait", 0.0),
+            continued=train["continued"],
+        )
+        return self._result(setup, history, summary)
+
+    def _result(
+        self, setup: Setup, history: History, summary: dict[str, Any]
+    ) -> Result:
         return Result(
-            built.model, history, summary, run.path, tuple(data.class_names)
+            setup.built.model,
+            history,
+            summary,
+            self.directory.path,
+            tuple(self._data.class_names),
         )
 
 
 @MODES.register(
-    given=["locate", "fingerprint", "console", "at_hand", "profile", "started"]
+    given=[
+        "locate",
+        "fingerprint",
+        "console",
+        "at_hand",
+        "profile",
+        "dry_run",
+        "started",
+    ]
 )
 def train(
     locate: Callable[[], RunDirectory],
@@ -237,7 +355,8 @@ def train(
     checkpoints: Checkpoints = _NOW_AND_THEN,
     early_stopping: EarlyStopping | None = None,
     schedule: Callable[[int], Any] | None = None,
-    epochs: int = 10,
+    epochs: int | None = None,
+    phases: Sequence[Phase] = (),
     batch_size: int = 32,
     accumulation: int = 1,
     steps_per_call: int | str = "auto",
@@ -251,9 +370,10 @@ def train(
     folds: int | None = None,
     at_hand: Callable[[], Diagnosis | None] = lambda: None,
     profile: bool = False,
+    dry_run: bool = False,
     started: float | None = None,
     console: Console | None = None,
-) -> Result:
+) -> Result | None:
     """Trains, evaluates, reports, exports.
 
     Args:
@@ -266,11 +386,15 @@ def train(
         pipeline: how pictures become batches; `@pipeline()`.
         distribution: which devices train together; `@distribution()`.
         checkpoints: how often to save; `@Checkpoints()`.
-        early_stopping: which epoch is best, when to stop; None trains all
-            epochs and keeps the last one's weights.
+        early_stopping: which epoch is best, when to stop (the phase, where
+            there are several); None trains all epochs and keeps the last
+            one's weights.
         schedule: maps the number of updates to the optimizer's learning
             rate; `@warmup_cosine`, without parentheses.
-        epochs: passes over the training split, at most.
+        epochs: passes over the training split, at most; 10 by default.
+        phases: in place of `epochs`, one phase after another, each with its
+            epochs: `@fine_tune()`, or a list of `@head/Phase()`,
+            `@tune/Phase()`. See `framework.training.phases`.
         batch_size: examples an update, over all replicas.
         accumulation: in how many parts a replica works through its rows of a
             batch, to save memory.
@@ -296,6 +420,8 @@ def train(
         at_hand: finds what a doctor said earlier, to report leaks where
             `doctor` is None; it changes nothing.
         profile: write a trace of ten updates, for TensorBoard.
+        dry_run: say what would be trained and at which learning rates, and
+            train nothing. Returns None.
         started: when the command was given, in seconds since 1970.
         console: where to write.
 
@@ -324,6 +450,7 @@ def train(
         xla=xla,
         seed=seed,
         deterministic=deterministic,
+        phases=phases,
     )
     # Devices -> replicas. First of all: workers can't be joined later.
     world = distribution.make()
@@ -364,7 +491,11 @@ def train(
         if known and not diagnosis and not known.is_of(parts[0].splits):
             known = None
         parts = [_with_leaks(data, known, diagnosis) for data in parts]
-        if folds is None:
+        if dry_run:
+            _announce(console, parts[0])
+            training.rehearse(parts[0])
+            result = None
+        elif folds is None:
             (data,) = parts
             _announce(console, data)
             result = training.on(data, locate)
@@ -521,30 +652,6 @@ def _judge(
     return summary
 
 
-def _as_it_was_left(
-    run: RunDirectory,
-    model: keras.Model,
-    weights: list[np.ndarray],
-    epochs: list[dict],
-    summary: dict[str, Any],
-) -> Result:
-    """The result of a run that is finished."""
-    model.set_weights(weights)
-    train = summary["train"]
-    history = History(
-        epochs=epochs,
-        best_epoch=train["best_epoch"] - 1,
-        stopped_early=train["stopped_early"],
-        unreadable=tuple(summary["unreadable"]),
-        seconds=train["seconds"],
-        images_per_second=train["images_per_second"],
-        input_wait=train.get("input_wait", 0.0),
-        continued=train["continued"],
-    )
-    classes = tuple(summary["data"]["classes"])
-    return Result(model, history, summary, run.path, classes)
-
-
 def _announce(console: Console, data: Data) -> None:
     say(console, report.describe(data))
     for examples in data.splits.values():
@@ -559,16 +666,13 @@ def _announce(console: Console, data: Data) -> None:
         say(console, f"Note: {note}")
 
 
-def _say_how_it_ended(console: Console, history: History, plan: Plan) -> None:
-    if history.stopped_early:
-        text = f"Stopped early after epoch {len(history.epochs)}"
-    else:
-        text = f"Trained for {plan.epochs} epochs"
+def _say_how_it_ended(console: Console, history: History) -> None:
+    stopped = " and stopped early" if history.stopped_early else ""
     say(
         console,
-        f"{text} in {history.seconds:.0f} s, "
-        f"{history.images_per_second:.0f} images/s; the weights kept are those "
-        f"of epoch {history.best_epoch + 1}.",
+        f"Trained for {len(history.epochs)} epochs{stopped} in "
+        f"{history.seconds:.0f} s, {history.images_per_second:.0f} images/s; "
+        f"the weights kept are those of epoch {history.best_epoch + 1}.",
     )
 
 

@@ -65,11 +65,18 @@ class EarlyStopping:
                 best, best_value = epoch, value
         return best
 
-    def should_stop(self, history: list[dict]) -> bool:
-        """Whether the best epoch lies `patience` epochs or more back."""
+    def should_stop(self, history: list[dict], first: int = 0) -> bool:
+        """Whether the best epoch lies `patience` epochs or more back.
+
+        Args:
+            history: as for `best_epoch`.
+            first: index of the first epoch that counts, in this phase: at its
+                beginning a phase may be worse than the one before.
+        """
         if self.patience is None or not history:
             return False
-        return len(history) - 1 - self.best_epoch(history) >= self.patience
+        best = max(self.best_epoch(history), first - 1)
+        return len(history) - 1 - best >= self.patience
 
     def _value(self, figures: dict) -> float:
         """The monitored figure, turned so that more is better."""

@@ -39,7 +39,7 @@ class Views:
         kept: room for `count` views of each example.
         count: K; epoch e trains on view e modulo K.
         key: "features", or "image" for decoded pictures.
-        plan: of the run.
+        plan: of the phase.
         seed: of the training order.
         order: that order, from (first position, share of each batch) to the
             batches of `Pipeline.order`.
@@ -57,7 +57,7 @@ class Views:
         self.count = count
         self.key = key
         # Updates until each example's views are there.
-        self.complete_after = plan.last_step(count - 1)
+        self.complete_after = plan.last_step(plan.first_epoch + count - 1)
         self.kept = kept
         self._weights = np.zeros(len(kept), np.float32)
         self._examples = plan.examples
@@ -156,7 +156,7 @@ def once(
         pipeline: makes the batches; its `cache` says where decoded pictures
             may be kept.
         world: the replicas.
-        plan: how long the run is.
+        plan: how long the phase is.
         seed: of the training order.
 
     Raises:

@@ -1,12 +1,14 @@
-"""Turns names in gin files into Keras optimizers and learning rates."""
+"""Turns names in gin files into Keras optimizers and callbacks."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from framework.errors import UserError
-from framework.registry import CALLBACKS, OPTIMIZERS, SCHEDULES
+from framework.registry import CALLBACKS, OPTIMIZERS
 
 for _optimizer in (
     keras.optimizers.SGD,
@@ -70,46 +72,11 @@ for _callback in (_CSVLogger, _ReduceLROnPlateau, _TerminateOnNaN):
     CALLBACKS.adopt("keras", _callback, _callback.__name__[1:])
 
 
-@SCHEDULES.register(given=["total_steps"])
-def warmup_cosine(
-    total_steps: int,
-    peak: float = 1e-3,
-    warmup: float = 0.1,
-    end: float = 0.01,
-) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Rises linearly to `peak`, then falls along a cosine.
-
-    Loshchilov & Hutter 2017, https://arxiv.org/abs/1608.03983; the warm-up is
-    that of Goyal et al. 2017, https://arxiv.org/abs/1706.02677.
-
-    Args:
-        total_steps: updates in the whole run.
-        peak: the highest learning rate.
-        warmup: the share of the run in which it rises.
-        end: the last learning rate, as a share of `peak`.
-
-    Raises:
-        UserError: `warmup` is not a share.
-    """
-    if not 0 <= warmup < 1:
-        raise UserError(
-            f"warmup_cosine.warmup is {warmup}; expected 0 <= warmup < 1, a "
-            "share of the run."
-        )
-    rising = round(warmup * total_steps)
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=peak / 100 if rising else peak,
-        decay_steps=max(total_steps - rising, 1),
-        alpha=end,
-        warmup_target=peak if rising else None,
-        warmup_steps=rising,
-    )
-
-
 def make_optimizer(
     optimizer: Callable[..., keras.optimizers.Optimizer],
     schedule: Callable[..., object] | None,
-    total_steps: int,
+    steps: int,
+    peak: float | None = None,
 ) -> keras.optimizers.Optimizer:
     """Makes the optimizer, with the schedule where there is one.
 
@@ -117,11 +84,82 @@ def make_optimizer(
     so that small gradients are not lost
     (https://arxiv.org/abs/1710.03740, section 3.2), and clipping sees the
     gradients as they are without it.
+
+    Args:
+        optimizer: makes it.
+        schedule: from the number of updates to the learning rate.
+        steps: that number.
+        peak: the learning rate, or the schedule's `peak`, in place of what
+            they have themselves.
+
+    Raises:
+        UserError: the schedule has no `peak`.
     """
-    if schedule is None:
-        made = optimizer()
-    else:
-        made = optimizer(learning_rate=schedule(total_steps))
+    given = {}
+    if schedule is not None:
+        if peak is not None and not _has_peak(schedule):
+            raise UserError(
+                "Phase.learning_rate is bound, but the schedule has no "
+                "parameter `peak` to take it. Bind what it has in the phase's "
+                "scope (tune/my_schedule.rate = ...), or use one that has."
+            )
+        rate = schedule(steps, **({} if peak is None else {"peak": peak}))
+        given["learning_rate"] = rate
+    elif peak is not None:
+        given["learning_rate"] = peak
+    made = optimizer(**given)
     if keras.config.dtype_policy().name != "mixed_float16":
         return made
     return keras.optimizers.LossScaleOptimizer(made)
+
+
+def _has_peak(schedule: Callable[..., object]) -> bool:
+    return "peak" in inspect.signature(schedule).parameters
+
+
+def unwrapped(
+    optimizer: keras.optimizers.Optimizer,
+) -> keras.optimizers.Optimizer:
+    """The optimizer itself, where another one scales the loss for it."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def learning_rates(
+    optimizer: keras.optimizers.Optimizer, steps: Sequence[int]
+) -> np.ndarray:
+    """The learning rate of each of these updates, the first being 0."""
+    iterations = unwrapped(optimizer).iterations
+    now = iterations.numpy()
+    rates = []
+    for step in steps:
+        iterations.assign(step)
+        rate = unwrapped(optimizer).learning_rate
+        rates.append(float(keras.ops.convert_to_numpy(rate)))
+    iterations.assign(now)
+    return np.array(rates)
+
+
+def rate_by_variable(
+    optimizer: keras.optimizers.Optimizer, shares: Sequence[float]
+) -> None:
+    """Has each variable updated at a share of the learning rate.
+
+    Weight decay, which goes by the learning rate, too, has the same share.
+
+    Args:
+        optimizer: built, for as many variables; not a LossScaleOptimizer.
+        shares: one a variable.
+    """
+    # Scaled gradients would do nothing: Adam divides by their size.
+    update = optimizer.update_step
+    decay = optimizer.weight_decay or 0.0
+
+    def update_step(gradient, variable, learning_rate):
+        share = shares[optimizer._get_variable_index(variable)]
+        rate = tf.cast(learning_rate * share, variable.dtype)
+        if decay and optimizer._use_weight_decay(variable):
+            variable.assign_sub(variable * tf.cast(decay, rate.dtype) * rate)
+        return update(gradient, variable, rate)
+
+    optimizer.update_step = update_step
+    optimizer._apply_weight_decay = lambda variables: None

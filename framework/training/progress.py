@@ -76,7 +76,7 @@ class ProgressObserver(Observer):
         left = (self._plan.total_steps - step) / rate
         say(
             self._console,
-            f"epoch {epoch + 1}/{self._plan.epochs}  step {step - first}/"
+            f"epoch {epoch + 1}/{self._plan.last_epoch}  step {step - first}/"
             f"{last - first}  {text}  {_clock(left)} left",
         )
 
@@ -93,7 +93,9 @@ class ProgressObserver(Observer):
             )
             self._progress.start()
             self._progress.add_task(
-                f"epoch {epoch + 1}/{self._plan.epochs}", total=total, text=""
+                f"epoch {epoch + 1}/{self._plan.last_epoch}",
+                total=total,
+                text="",
             )
         (task,) = self._progress.task_ids
         self._progress.update(task, completed=done, text=text)
@@ -103,7 +105,7 @@ class ProgressObserver(Observer):
         self._last_time = time.monotonic()
         self._last_step = figures["step"]
         parts = [
-            f"epoch {figures['epoch']}/{self._plan.epochs}",
+            f"epoch {figures['epoch']}/{self._plan.last_epoch}",
             f"{figures['seconds']:.0f} s",
             _pace(figures),
         ]

@@ -12,8 +12,11 @@ from framework.errors import UserError
 from framework.model.classifier import Classifier
 from framework.task import Data
 from framework.training.checkpoints import CheckpointStore
-from framework.training.state import TrainState, has_state, misfit
+from framework.training.state import assign, has_state, misfit
 from framework.versions import versions
+
+# A checkpoint: its arrays and the rest.
+Found = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 
 def facts(data: Data, configuration: str) -> dict[str, Any]:
@@ -41,8 +44,14 @@ def load(
     expected: dict[str, Any],
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
-) -> tuple[tuple[dict[str, np.ndarray], dict] | None, list[str]]:
+) -> tuple[Found | None, list[str]]:
     """The newest checkpoint that can be used, and remarks for the user.
+
+    Args:
+        store: where they lie.
+        expected: `facts` of the run.
+        model: of the first phase.
+        optimizer: of the first phase.
 
     Raises:
         UserError: the data has changed since, or no checkpoint can be used.
@@ -51,7 +60,8 @@ def load(
     def fits(arrays: dict[str, np.ndarray], rest: dict) -> str | None:
         if rest["configuration"] != expected["configuration"]:
             return "it is of another configuration"
-        return misfit(arrays, model, optimizer)
+        # Those of later phases are known when these are built.
+        return misfit(arrays, model, optimizer) if rest["phase"] == 0 else None
 
     found, passed_over = store.load(fits)
     remarks = [f"WARNING: passed over {reason}." for reason in passed_over]
@@ -76,33 +86,28 @@ def load(
 
 
 def restore(
-    found: tuple[dict[str, np.ndarray], dict] | None,
+    found: Found,
     built: Classifier,
     optimizer: keras.optimizers.Optimizer,
-    callbacks: Sequence[keras.callbacks.Callback],
-) -> tuple[TrainState, list[Any]]:
-    """Gives model and optimizer their values.
+) -> list[Any]:
+    """Gives the model and the optimizer of a checkpoint's phase its values.
 
     Returns:
-        where training stands, and what each callback remembered.
+        what each callback remembered.
 
     Raises:
-        UserError: the frozen part was built with other weights.
+        UserError: they are not those of this checkpoint.
     """
-    if found is None:
-        return TrainState(), [None] * len(callbacks)
     arrays, rest = found
-    # `built.features` has copies of them, and is not restored.
-    frozen = built.frozen_weights()
-    state = TrainState.unpack(arrays, rest, built.model, optimizer)
-    if not all(map(np.array_equal, frozen, built.frozen_weights())):
+    reason = misfit(arrays, built.model, optimizer)
+    if reason is not None:
         raise UserError(
-            "The weights of the frozen part of the backbone are others than "
-            "when this run began: what its weights are loaded from has "
-            "changed. Put it back, or start a new run (--new, or another "
-            "--workdir)."
+            f"This run's last checkpoint can't be used: {reason}. Start a new "
+            "run (--new, or another --workdir)."
         )
-    return state, rest["callbacks"]
+    assign(arrays, built.model, optimizer)
+    built.refold()
+    return rest["callbacks"]
 
 
 def inexact(callbacks: Sequence[keras.callbacks.Callback]) -> list[str]:

@@ -13,17 +13,23 @@ from framework.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long to train.
+    """How long to train, in one phase of a run.
+
+    Epochs and steps count through all phases; each phase begins its order of
+    the examples anew.
 
     Attributes:
         examples: in the training split.
         batch_size: examples an update, over all replicas.
-        epochs: passes over the training split.
+        epochs: passes over the training split in this phase.
+        first_epoch, first_step: epochs and updates in the phases before.
     """
 
     examples: int
     batch_size: int
     epochs: int
+    first_epoch: int = 0
+    first_step: int = 0
 
     def __post_init__(self):
         for field in ("batch_size", "epochs"):
@@ -42,16 +48,34 @@ class Plan:
             )
 
     def last_step(self, epoch: int) -> int:
-        """Steps done when every example was seen `epoch + 1` times.
+        """Steps done when the epoch of this index is complete.
 
         Batches run across the border of epochs, so that the steps of two
         epochs may differ by one.
         """
-        return math.ceil((epoch + 1) * self.examples / self.batch_size)
+        passes = epoch + 1 - self.first_epoch
+        return self.first_step + math.ceil(
+            passes * self.examples / self.batch_size
+        )
+
+    @property
+    def last_epoch(self) -> int:
+        """Epochs done when this phase is."""
+        return self.first_epoch + self.epochs
 
     @property
     def total_steps(self) -> int:
-        return self.last_step(self.epochs - 1)
+        """Steps done when this phase is."""
+        return self.last_step(self.last_epoch - 1)
+
+    @property
+    def steps(self) -> int:
+        """Steps of this phase."""
+        return self.total_steps - self.first_step
+
+    def position(self, step: int) -> int:
+        """Where in the phase's order of examples the update after `step` is."""
+        return (step - self.first_step) * self.batch_size
 
 
 @dataclasses.dataclass
@@ -59,6 +83,8 @@ class TrainState:
     """Where a run is, apart from what the model and the optimizer hold.
 
     Attributes:
+        phase: index of the phase under way.
+        first_epoch, first_step: epochs and updates in the phases before.
         step: updates so far.
         epochs: an entry an epoch that is complete, as in `History`.
         loss, correct, examples: sums over the epoch under way.
@@ -70,11 +96,15 @@ class TrainState:
         unreadable: ids of training examples that did not decode; a set that
             keeps its order.
         best_epoch: index of the best epoch so far.
-        best_weights: the model's weights then.
-        stop: whether training is to end before the last epoch.
+        best_weights: the classifier's weights then.
+        stop: whether the phase is to end before its last epoch.
+        stopped_early: whether one did.
         continued: how often the run was taken up again.
     """
 
+    phase: int = 0
+    first_epoch: int = 0
+    first_step: int = 0
     step: int = 0
     epochs: list[dict] = dataclasses.field(default_factory=list)
     loss: float = 0.0
@@ -89,6 +119,7 @@ class TrainState:
     best_epoch: int = 0
     best_weights: list[np.ndarray] | None = None
     stop: bool = False
+    stopped_early: bool = False
     continued: int = 0
 
     @property
@@ -104,6 +135,12 @@ class TrainState:
             "images_per_second": self.timed_steps * batch_size / seconds,
             "input_wait": min(self.waited / seconds, 1.0),
         }
+
+    def begin_phase(self) -> None:
+        """The next one, from where training stands."""
+        self.phase += 1
+        self.first_epoch, self.first_step = len(self.epochs), self.step
+        self.stop = False
 
     def begin_epoch(self) -> None:
         self.loss = self.correct = self.examples = self.epoch_seconds = 0.0
@@ -140,19 +177,9 @@ class TrainState:
 
     @classmethod
     def unpack(
-        cls,
-        arrays: dict[str, np.ndarray],
-        rest: dict[str, Any],
-        model: keras.Model,
-        optimizer: keras.optimizers.Optimizer,
+        cls, arrays: dict[str, np.ndarray], rest: dict[str, Any]
     ) -> "TrainState":
-        """Gives model and optimizer their values; returns the state."""
-        for group, variables in (
-            ("model", model.variables),
-            ("optimizer", optimizer.variables),
-        ):
-            for number, variable in enumerate(variables):
-                variable.assign(arrays[f"{group}/{number:05}"])
+        """What `pack` packed; for model and optimizer see `assign`."""
         values = {
             field.name: rest[field.name]
             for field in dataclasses.fields(cls)
@@ -164,6 +191,20 @@ class TrainState:
         return cls(
             **values, best_weights=[arrays[name] for name in best] or None
         )
+
+
+def assign(
+    arrays: dict[str, np.ndarray],
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+) -> None:
+    """Gives model and optimizer the values that `TrainState.pack` copied."""
+    for group, variables in (
+        ("model", model.variables),
+        ("optimizer", optimizer.variables),
+    ):
+        for number, variable in enumerate(variables):
+            variable.assign(arrays[f"{group}/{number:05}"])
 
 
 def misfit(

@@ -32,6 +32,7 @@ from framework.training.interruption import (
     Interruption,
     interruption,
 )
+from framework.training.optimizers import rate_by_variable, unwrapped
 from framework.training.state import Plan, TrainState
 from framework.training.throughput import throughput
 
@@ -60,8 +61,8 @@ class History:
     """What happened, epoch by epoch.
 
     Attributes:
-        epochs: an entry an epoch: `{"epoch": 1, "step": ..., "train":
-            {"loss": ..., "accuracy": ...}, "validation": {...},
+        epochs: an entry an epoch: `{"epoch": 1, "phase": 1, "step": ...,
+            "train": {"loss": ..., "accuracy": ...}, "validation": {...},
             "learning_rate": ..., "images_per_second": ..., "input_wait": ...,
             "seconds": ...}`.
             "train" is measured while training, with augmentation and
@@ -104,6 +105,7 @@ class Trainer:
             has it make them in every update.
         augmented: whether a frozen part sees augmented pictures.
         compiled: whether XLA compiles an update. (On a TPU it does anyway.)
+        lowest_rate: as in `framework.training.phases.Phase`.
 
     Raises:
         UserError: the optimizer does by itself what is done here.
@@ -118,6 +120,7 @@ class Trainer:
         views: Views | None = None,
         augmented: bool = True,
         compiled: bool = False,
+        lowest_rate: float = 1.0,
     ):
         self.classifier = classifier
         self.model = classifier.model
@@ -126,9 +129,12 @@ class Trainer:
         self.strategy = world.strategy
         self._accumulation = accumulation
         self._loss = classifier.head.loss()
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        inner = unwrapped(optimizer)
         _refuse_what_is_done_here(inner)
         optimizer.build(self.model.trainable_variables)
+        if lowest_rate < 1:
+            shares = [lowest_rate ** (1 - d) for d in classifier.depths()]
+            rate_by_variable(inner, shares)
         # Gradients come to the optimizer summed over all replicas, so that it
         # clips what one device would clip (Keras clips before it sums).
         inner._all_reduce_sum_gradients = lambda gradients: gradients
@@ -154,19 +160,17 @@ class Trainer:
         plan: Plan,
         step: int = 0,
     ) -> Iterator:
-        """Batches for `fit`, as they come after `step` updates.
+        """Batches for `fit`, as they come after the update number `step`.
 
         Args:
             batches: from (first position, share of each batch) to a
                 replica's batches: `Pipeline.training` with its other
                 arguments bound.
-            plan: gives the batch size.
-            step: updates done.
+            plan: where its phase begins, and the batch size.
+            step: updates done, those of the phases before among them.
         """
 
-        return self._iterator(
-            lambda share: batches(step * plan.batch_size, share)
-        )
+        return self._iterator(lambda share: batches(plan.position(step), share))
 
     def _iterator(
         self, of_share: Callable[[Share], tf.data.Dataset]
@@ -259,16 +263,17 @@ class Trainer:
         step: int,
         asked: Interruption,
     ) -> None:
-        """What the first `step` updates kept, as it was made then.
+        """What the updates up to `step` kept, as it was made then.
 
         They are not in checkpoints, which would grow with the data.
         """
-        stream = self.stream(batches, plan)
+        stream = self.stream(batches, plan, plan.first_step)
         run = tf.function(self._run_views, autograph=False)
         now = [state.numpy() for state, _ in self._seeds]
         for state, first in self._seeds:
             state.assign(first)
-        for _ in range(min(step, self.views.complete_after)):
+        until = min(step, self.views.complete_after)
+        for _ in range(until - plan.first_step):
             if asked.signal_number:
                 return
             self.views.put(*(rows.numpy() for rows in run(stream)))
@@ -416,7 +421,7 @@ class Trainer:
                     self.world.replicas * self._accumulation
                 )
             scaled = loss
-            if hasattr(self.optimizer, "inner_optimizer"):
+            if unwrapped(self.optimizer) is not self.optimizer:
                 scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.model.trainable_variables)
         correct = self.classifier.head.correct(targets, outputs)
@@ -451,8 +456,10 @@ class Trainer:
     ) -> History:
         """Trains; in the end the model holds the best epoch's weights.
 
+        Of several phases' epochs, the best of all that were.
+
         Args:
-            plan: how long.
+            plan: how long: a run's only phase, or one of several.
             batches: as for `stream`.
             validate: returns the figures of the validation split, or None
                 where there is no such split.
@@ -490,8 +497,8 @@ class Trainer:
         keras_callbacks = keras.callbacks.CallbackList(
             callbacks,
             model=self.model,
-            epochs=plan.epochs,
-            steps=plan.last_step(0),
+            epochs=plan.last_epoch,
+            steps=plan.last_step(plan.first_epoch) - plan.first_step,
             verbose=0,
         )
         started = time.monotonic()
@@ -526,15 +533,15 @@ class Trainer:
         ):
             for observer in observers:
                 closing.callback(observer.close)
-            is_over = len(state.epochs) == plan.epochs or state.stop
-            if self.views and state.step and not is_over:
+            is_over = len(state.epochs) == plan.last_epoch or state.stop
+            if self.views and state.step > plan.first_step and not is_over:
                 self._make_views_again(batches, plan, state.step, asked)
                 if asked.signal_number:
                     # Not all is there; the checkpoint is.
                     self._leave(asked, state, checkpoints)
             one = many = None
             is_reading = False
-            while len(state.epochs) < plan.epochs and not state.stop:
+            while len(state.epochs) < plan.last_epoch and not state.stop:
                 epoch = len(state.epochs)
                 first, last = plan.last_step(epoch - 1), plan.last_step(epoch)
                 if state.step == first:
@@ -544,7 +551,7 @@ class Trainer:
                 if reads_views and not is_reading:
                     stream = self._iterator(
                         functools.partial(
-                            self.views.batches, state.step * plan.batch_size
+                            self.views.batches, plan.position(state.step)
                         )
                     )
                 if one is None or reads_views != is_reading:
@@ -614,7 +621,9 @@ class Trainer:
                 )
                 stop = self.model.stop_training or (
                     early_stopping is not None
-                    and early_stopping.should_stop(state.epochs)
+                    and early_stopping.should_stop(
+                        state.epochs, plan.first_epoch
+                    )
                 )
                 # A callback may have judged by what only one worker sees, and
                 # only one may have been asked to leave.
@@ -622,21 +631,22 @@ class Trainer:
                     *self.world.exchange((stop, asked.signal_number > 0)),
                     strict=True,
                 )
-                state.stop = any(stops) and len(state.epochs) < plan.epochs
+                state.stop = any(stops) and len(state.epochs) < plan.last_epoch
+                state.stopped_early = state.stopped_early or state.stop
                 if run.leave or any(leaves):
                     save()
                     self._leave(asked, state, checkpoints)
             # Judging the model may fail, and must not cost the training.
             save()
         checkpoints.wait()
-        self.model.set_weights(state.best_weights)
+        self.classifier.set_weights(state.best_weights)
         keras_callbacks.on_train_end(
             _keras_logs(state.epochs[state.best_epoch])
         )
         return History(
             epochs=state.epochs,
             best_epoch=state.best_epoch,
-            stopped_early=state.stop,
+            stopped_early=state.stopped_early,
             unreadable=tuple(state.unreadable),
             seconds=seconds_before + time.monotonic() - started,
             **throughput(state.epochs),
@@ -654,6 +664,7 @@ class Trainer:
         epoch = len(state.epochs)
         figures = {
             "epoch": epoch + 1,
+            "phase": state.phase + 1,
             "step": state.step,
             "train": state.figures,
             "learning_rate": float(
@@ -671,7 +682,7 @@ class Trainer:
                 or early_stopping.best_epoch(state.epochs) == epoch
             ):
                 state.best_epoch = epoch
-                state.best_weights = self.model.get_weights()
+                state.best_weights = self.classifier.get_weights()
         for observer in observers:
             observer.on_epoch(figures)
 
@@ -682,7 +693,7 @@ class Trainer:
         It is what is judged and kept; training goes on with the weights
         themselves. (Keras itself uses the average at the very end only.)
         """
-        inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        inner = unwrapped(self.optimizer)
         if not inner.use_ema:
             yield
             return

@@ -490,7 +490,9 @@ def test_a_run_stopped_while_views_are_made_again_loses_nothing(
     )
 
 
-def test_frozen_weights_that_changed_meanwhile_are_told(in_tmp, monkeypatch):
+def test_a_run_goes_on_with_the_frozen_weights_it_began_with(
+    in_tmp, monkeypatch
+):
     on_step = ProgressObserver.on_step
 
     def interrupt(self, epoch, now, figures):
@@ -503,12 +505,16 @@ def test_frozen_weights_that_changed_meanwhile_are_told(in_tmp, monkeypatch):
     given = in_tmp / "given.weights.h5"
     bindings = [*FROZEN, f"tiny_cnn.weights = '{given}'"]
     given.write_bytes((in_tmp / "a.weights.h5").read_bytes())
+    expected = framework.run("gin/smoke.gin", bindings, workdir="undisturbed")
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(ProgressObserver, "on_step", interrupt)
         framework.run("gin/smoke.gin", bindings)
     given.write_bytes((in_tmp / "b.weights.h5").read_bytes())
-    with pytest.raises(UserError, match=r"frozen part .* are others than"):
-        framework.run("gin/smoke.gin", bindings)
+    result = framework.run("gin/smoke.gin", bindings)
+    assert result.history.continued == 1
+    assert (
+        result.summary["weights_sha256"] == expected.summary["weights_sha256"]
+    )
 
 
 def test_what_was_kept_is_given_back(data):

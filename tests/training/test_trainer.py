@@ -13,8 +13,9 @@ from framework.model.classifier import classifier
 from framework.model.heads import sigmoid_head, softmax_head
 from framework.training.distribution import Distribution
 from framework.training.early_stopping import EarlyStopping
-from framework.training.optimizers import make_optimizer, warmup_cosine
+from framework.training.optimizers import make_optimizer
 from framework.training.precision import precision
+from framework.training.schedules import warmup_cosine
 from framework.training.state import Plan
 from framework.training.trainer import Observer, Trainer, validation
 
@@ -351,7 +352,7 @@ def test_the_schedule_rises_and_falls():
     assert rates[100] == pytest.approx(0.01)
     assert (np.diff(rates[10:]) <= 0).all()
     assert float(warmup_cosine(10, peak=0.5, warmup=0)(0)) == 0.5
-    with pytest.raises(UserError, match="share of the run"):
+    with pytest.raises(UserError, match="share of the phase"):
         warmup_cosine(10, warmup=2)
 
 

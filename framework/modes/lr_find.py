@@ -1,0 +1,310 @@
+"""Turns a gin file into a learning rate to train it with, and a plot of why.
+
+The range test of Smith 2017, https://arxiv.org/abs/1506.01186, section 3.3: the
+rate rises geometrically from one update to the next until the loss explodes.
+Where the loss is least the rate is too high already; a tenth of it trains fast
+and safely.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from framework.console import say
+from framework.data.pipeline import Pipeline
+from framework.errors import UserError
+from framework.evaluation import report
+from framework.model.classifier import Classifier
+from framework.modes.recipe import Recipe
+from framework.registry import MODES
+from framework.run_directory import RunDirectory
+from framework.task import Task
+from framework.training.distribution import Distribution
+from framework.training.phases import Phase
+from framework.training.state import Plan, TrainState
+
+_ALL_DEVICES = Distribution()
+_FIGURES = "lr_find.json"
+_PLOT = "lr_find.png"
+# The loss has exploded at so many times the least one.
+_EXPLODED = 4.0
+# What one update's loss counts in the smoothed one.
+_NEW = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRates:
+    """What the range test found.
+
+    Attributes:
+        rates: of each update, rising.
+        losses: of each update's batch.
+        smoothed: these losses, each with those before it.
+        suggestion: a tenth of the rate of the least smoothed loss.
+        steepest: the rate at which the smoothed loss falls fastest.
+        directory: where it is written.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    suggestion: float
+    steepest: float
+    directory: str
+
+
+@MODES.register(given=["locate", "console"])
+def lr_find(
+    locate: Callable[[], RunDirectory],
+    task: Task,
+    classifier: Callable[..., Classifier],
+    optimizer: Callable[..., keras.optimizers.Optimizer],
+    pipeline: Pipeline,
+    distribution: Distribution = _ALL_DEVICES,
+    schedule: Callable[[int], Any] | None = None,
+    epochs: int | None = None,
+    phases: Sequence[Phase] = (),
+    batch_size: int = 32,
+    accumulation: int = 1,
+    precision: str = "float32",
+    xla: bool | str = "auto",
+    seed: int = 0,
+    deterministic: bool = True,
+    phase: int = 1,
+    lowest: float = 1e-6,
+    highest: float = 1.0,
+    updates: int = 150,
+    console: Console | None = None,
+) -> LearningRates:
+    """Trains at rising rates; suggests one.
+
+    All else is as `train` has it, whose bindings hold here too.
+
+    Args:
+        locate: finds the directory to write to.
+        task: what the data is.
+        classifier: builds the model.
+        optimizer: updates it.
+        pipeline: makes batches.
+        distribution: which devices train together.
+        schedule: of the phases before the one that is tested.
+        epochs: of these, where `phases` is empty.
+        phases: of training.
+        batch_size: examples an update, over all replicas.
+        accumulation: in how many parts a replica works through its rows.
+        precision: what Keras computes with.
+        xla: whether XLA compiles an update.
+        seed: of weights and order.
+        deterministic: as in `train`.
+        phase: whose rate to find, from 1; those before it are trained first.
+        lowest: the first rate.
+        highest: the last rate, unless the loss explodes before.
+        updates: how many to make, at most.
+        console: where to write.
+
+    Raises:
+        UserError: the data can't be had, the parts don't fit together, or the
+            loss never fell.
+    """
+    console = console or Console()
+    _check(lowest, highest, updates, phase, max(len(phases), 1))
+    recipe = Recipe(
+        classifier=classifier,
+        optimizer=optimizer,
+        pipeline=pipeline,
+        schedule=schedule,
+        epochs=epochs,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        steps_per_call=1,
+        feature_views=None,
+        precision=precision,
+        xla=xla,
+        seed=seed,
+        deterministic=deterministic,
+        phases=phases,
+    )
+    world = distribution.make()
+    data = task.load(
+        lambda name, reason: console.print(report.stand_in_notice(name, reason))
+    )
+    say(console, report.describe(data))
+    state = TrainState()
+    for number in range(phase - 1):
+        with recipe.on(data, world, state) as setup:
+            say(console, f"Training phase {number + 1}, {setup.title}, first.")
+            setup.trainer.fit(
+                setup.plan, setup.batches, None, None, state=state
+            )
+            state.begin_phase()
+
+    def rising(steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+        return keras.optimizers.schedules.ExponentialDecay(
+            lowest, updates - 1, highest / lowest
+        )
+
+    # Nothing that is kept for later epochs: there are none.
+    tested = dataclasses.replace(
+        recipe,
+        schedule=rising,
+        epochs=1,
+        phases=[
+            dataclasses.replace(p, learning_rate=None, epochs=1) for p in phases
+        ],
+    )
+    recorder = _Recorder()
+    with tested.on(data, world, state) as setup:
+        run = locate()
+        for line in setup.built.description:
+            say(console, line)
+        say(
+            console,
+            f"Raising the learning rate from {lowest:g} to {highest:g} in "
+            f"{updates} updates.",
+        )
+        with contextlib.suppress(_Exploded):
+            setup.trainer.fit(
+                Plan(updates * batch_size, batch_size, 1),
+                setup.batches,
+                None,
+                None,
+                [recorder],
+            )
+    found = _conclude(recorder.losses, lowest, highest, updates)
+    run.create()
+    found = dataclasses.replace(found, directory=run.path)
+    figures = dataclasses.asdict(found)
+    del figures["directory"]
+    run.write(_FIGURES, json.dumps(figures, indent=2) + "\n")
+    picture = io.BytesIO()
+    _figure(found, data.title).savefig(picture, dpi=110)
+    run.write(_PLOT, picture.getvalue())
+    run.finish({"data": {"source": data.source}, "lr_find": figures})
+    say(
+        console,
+        f"Suggested learning rate: {found.suggestion:.2g}, a tenth of where "
+        f"the loss was least; it fell fastest at {found.steepest:.2g}. Bind "
+        "it where this configuration has its rate: the optimizer's "
+        "learning_rate, the schedule's peak, or the phase's learning_rate. "
+        f"Plot: {run.file(_PLOT)}",
+    )
+    return found
+
+
+def _check(
+    lowest: float, highest: float, updates: int, phase: int, phases: int
+) -> None:
+    if not 0 < lowest < highest:
+        raise UserError(
+            f"lr_find.lowest is {lowest} and lr_find.highest {highest}; "
+            "expected 0 < lowest < highest."
+        )
+    if updates < 20:
+        raise UserError(f"lr_find.updates is {updates}; expected at least 20.")
+    if not 1 <= phase <= phases:
+        raise UserError(
+            f"lr_find.phase is {phase}; expected 1 to {phases}, as there are "
+            "phases."
+        )
+
+
+class _Exploded(Exception):
+    """The loss is past hope, and the test over."""
+
+
+class _Recorder(keras.callbacks.Callback):
+    """Keeps the losses; ends training when they have exploded."""
+
+    def __init__(self):
+        super().__init__()
+        self.losses: list[float] = []
+        self._least = math.inf
+
+    def on_train_batch_end(self, batch, logs=None):
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            raise _Exploded
+        self.losses.append(loss)
+        smoothed = _smoothed(self.losses)[-1]
+        self._least = min(self._least, smoothed)
+        if smoothed > _EXPLODED * self._least:
+            raise _Exploded
+
+
+def _smoothed(losses: Sequence[float]) -> np.ndarray:
+    """Exponential means; the first ones don't lean towards 0."""
+    mean, means = 0.0, []
+    for count, loss in enumerate(losses, 1):
+        mean += _NEW * (loss - mean)
+        means.append(mean / (1 - (1 - _NEW) ** count))
+    return np.array(means)
+
+
+def _conclude(
+    losses: Sequence[float], lowest: float, highest: float, updates: int
+) -> LearningRates:
+    if len(losses) < 10:
+        raise UserError(
+            f"The loss exploded after {len(losses)} updates at rates from "
+            f"{lowest:g}; expected a lower lr_find.lowest, or look at the data "
+            "(--mode=doctor)."
+        )
+    rates = lowest * (highest / lowest) ** (
+        np.arange(len(losses)) / (updates - 1)
+    )
+    smoothed = _smoothed(losses)
+    least = int(smoothed.argmin())
+    if least == 0:
+        raise UserError(
+            f"The loss rose from the first update on, at {lowest:g}; expected "
+            "a lower lr_find.lowest."
+        )
+    # Over several updates: from one to the next it is noise.
+    wide = np.convolve(smoothed, np.full(9, 1 / 9), mode="same")[4:-4]
+    slopes = np.gradient(wide, np.log(rates[4:-4]))
+    return LearningRates(
+        rates=tuple(rates.tolist()),
+        losses=tuple(losses),
+        smoothed=tuple(smoothed.tolist()),
+        suggestion=float(rates[least] / 10),
+        steepest=float(rates[4 + slopes[: max(least - 3, 1)].argmin()]),
+        directory="",
+    )
+
+
+def _figure(found: LearningRates, title: str) -> Figure:
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.semilogx(
+        found.rates, found.losses, color="C0", alpha=0.3, label="loss"
+    )
+    axes.semilogx(found.rates, found.smoothed, color="C0", label="smoothed")
+    axes.axvline(
+        found.suggestion,
+        color="C1",
+        label=f"suggested: {found.suggestion:.2g}",
+    )
+    axes.axvline(
+        found.steepest,
+        color="grey",
+        linestyle=":",
+        label=f"falls fastest: {found.steepest:.2g}",
+    )
+    smoothed = np.array(found.smoothed)
+    top = max(smoothed[0], smoothed.min() * 1.1)
+    axes.set_ylim(min(smoothed.min(), min(found.losses)), 1.5 * top)
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
