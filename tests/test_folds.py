@@ -30,7 +30,8 @@ def rows(directory, name) -> list[dict]:
 
 
 def test_every_example_is_judged_once_by_who_has_not_seen_it(in_tmp):
-    result = framework.run("gin/smoke.gin", QUICK)
+    asked = [*QUICK, "train.test_time_augmentation = @TestTimeAugmentation()"]
+    result = framework.run("gin/smoke.gin", asked)
     assert result.directory == "runs/smoke/001"
     predictions = rows(result.directory, "predictions.csv")
     assert len({row["id"] for row in predictions}) == len(predictions) == 90
@@ -60,7 +61,20 @@ def test_every_example_is_judged_once_by_who_has_not_seen_it(in_tmp):
     )
     assert len({fold["weights_sha256"] for fold in summary["folds"]}) == 2
     assert (in_tmp / "runs/latest").resolve().name == "001"
-    again = framework.run("gin/smoke.gin", QUICK, workdir=result.directory)
+    augmented = [
+        json.loads((in_tmp / result.directory / name).read_text())["test"][
+            "test_time_augmentation"
+        ]
+        for name in ("fold-1/summary.json", "fold-2/summary.json")
+    ]
+    accuracies = [figures["accuracy"] for figures in augmented]
+    assert summary["test_time_augmentation"] == {
+        "views": 2,
+        "accuracy": accuracies,
+        "mean_accuracy": pytest.approx(np.mean(accuracies)),
+        "standard_deviation": pytest.approx(np.std(accuracies, ddof=1)),
+    }
+    again = framework.run("gin/smoke.gin", asked, workdir=result.directory)
     assert again.summary == summary
 
 

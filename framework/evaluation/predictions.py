@@ -4,16 +4,23 @@ import collections
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from framework.console import some
 from framework.data.rows import Rows
+from framework.data.source import Examples, IndexedExamples
 from framework.errors import UserError
 from framework.model.classifier import Classifier
 from framework.training.distribution import World
+
+# From a replica's pictures, uint8 [b, S, S, 3], and their positions, int64
+# [b], to further views of them, of the same shape and dtype.
+Views = Callable[[tf.Tensor, tf.Tensor], Iterable[tf.Tensor]]
+# As Keras's losses have it.
+_LEAST = 1e-7
 
 
 def readable_ids(ids: Iterable[bytes]) -> list[str]:
@@ -55,6 +62,16 @@ class Predictions:
         """`[N]` int64, the class of the highest probability."""
         return self.probabilities.argmax(axis=-1)
 
+    def groups_in(self, examples: Examples) -> np.ndarray | None:
+        """`[N]` strings, the groups that these have among `examples`.
+
+        None where nothing is known of groups.
+        """
+        if not isinstance(examples, IndexedExamples) or examples.groups is None:
+            return None
+        groups = dict(zip(examples.ids, examples.groups, strict=True))
+        return np.array([groups[i] for i in self.ids], object)
+
     def figures(self) -> dict[str, float]:
         """Mean loss and accuracy."""
         return {
@@ -74,8 +91,9 @@ class Predictor:
 
     def __init__(self, classifier: Classifier, world: World):
         self._classifier = classifier
+        self._head = classifier.head
         self._world = world
-        self._loss = classifier.head.loss()
+        self._loss = self._head.loss()
         self._step = tf.function(
             self._distributed, reduce_retracing=True, autograph=False
         )
@@ -107,7 +125,7 @@ class Predictor:
         if classifier.features is not None and given == "pixels":
             inputs = classifier.features(inputs, training=False)
         outputs = classifier.from_features(inputs, training=False)
-        targets = classifier.head.encode(labels)
+        targets = self._head.encode(labels)
         return outputs, self._loss(targets, outputs), inputs
 
     def predict(
@@ -124,12 +142,56 @@ class Predictor:
         Raises:
             UserError: more examples than that do not decode, or all of them.
         """
+        plain, _ = self._predictions(batches, None, max_unreadable)
+        return plain
+
+    def predict_views(
+        self,
+        batches: tf.data.Dataset,
+        views: Views,
+        max_unreadable: float = 1.0,
+    ) -> tuple[Predictions, Predictions]:
+        """Predicts every example as it is, and from several views of it.
+
+        Every worker must call it. Pictures are decoded once for all views.
+
+        Args:
+            batches: as for `predict`.
+            views: makes views of pictures, to be judged beside these; the
+                same ones for the same pictures and positions.
+            max_unreadable: as for `predict`.
+
+        Returns:
+            what `predict` returns; and of the same examples the arithmetic
+            mean of the probabilities, the picture as it is being one of the
+            views. The losses there are the cross-entropy of that mean.
+
+        Raises:
+            UserError: as for `predict`.
+        """
+        return self._predictions(batches, views, max_unreadable)
+
+    def _predictions(
+        self,
+        batches: tf.data.Dataset,
+        views: Views | None,
+        max_unreadable: float,
+    ) -> tuple[Predictions, Predictions | None]:
+        read = self._head.probabilities
         parts = collections.defaultdict(list)
-        for batch, outputs, losses in self._judged(batches):
+        for batch, outputs, losses, images in self._judged(
+            batches, of_pictures=views is not None
+        ):
             parts["outputs"].append(outputs.numpy())
             parts["losses"].append(losses.numpy())
             for key in ("id", "label", "position", "weight"):
                 parts[key] += [rows.numpy() for rows in batch[key]]
+            if views is not None:
+                # All are under way before the first one is waited for.
+                seen = [outputs, *self._seen(batch, images, views)]
+                parts["averaged"].append(
+                    np.mean([read(each.numpy()) for each in seen], 0, "f8")
+                )
         mine = {key: np.concatenate(rows) for key, rows in parts.items()}
         everywhere = self._world.exchange(mine)
         whole = {
@@ -139,11 +201,11 @@ class Predictor:
         order = np.argsort(whole["position"], kind="stable")
         whole = {key: values[order] for key, values in whole.items()}
         names = np.array(readable_ids(whole["id"]), object)
-        read = whole["weight"] > 0
+        there = whole["weight"] > 0
         # Padding has no id; what has one and no weight did not decode.
-        unreadable = tuple(names[~read & (names != "")])
-        real = len(unreadable) + read.sum()
-        if not read.any() or len(unreadable) > max_unreadable * real:
+        unreadable = tuple(names[~there & (names != "")])
+        real = len(unreadable) + there.sum()
+        if not there.any() or len(unreadable) > max_unreadable * real:
             raise UserError(
                 f"{len(unreadable)} of {real} examples to judge by do not "
                 f"decode, more than pipeline.max_unreadable = "
@@ -151,30 +213,51 @@ class Predictor:
                 "JPEG, PNG, GIF, BMP or WebP images. Mend or remove them, "
                 "leave them out (--mode=doctor finds them all), or allow more."
             )
-        return Predictions(
-            ids=names[read],
-            labels=whole["label"][read],
-            probabilities=self._classifier.head.probabilities(
-                whole["outputs"][read]
-            ),
-            losses=whole["losses"][read],
+        plain = Predictions(
+            ids=names[there],
+            labels=whole["label"][there],
+            probabilities=read(whole["outputs"][there]),
+            losses=whole["losses"][there],
             unreadable=unreadable,
         )
+        if views is None:
+            return plain, None
+        averaged = whole["averaged"][there]
+        true = averaged[np.arange(len(averaged)), plain.labels]
+        return plain, dataclasses.replace(
+            plain,
+            probabilities=averaged.astype(plain.probabilities.dtype),
+            losses=-np.log(np.clip(true, _LEAST, 1)).astype(plain.losses.dtype),
+        )
+
+    def _seen(
+        self, batch: dict, images: list[tf.Tensor], views: Views
+    ) -> Iterator[tf.Tensor]:
+        """The outputs of a step for each view of its pictures."""
+        for made in zip(*map(views, images, batch["position"]), strict=True):
+            outputs, *_ = self._call(list(made), batch, "pixels")
+            yield outputs
 
     def _judged(
-        self, batches: tf.data.Dataset
-    ) -> Iterator[tuple[dict, tf.Tensor, tf.Tensor]]:
-        """Each step's batch, outputs and losses."""
+        self, batches: tf.data.Dataset, of_pictures: bool = False
+    ) -> Iterator[tuple[dict, tf.Tensor, tf.Tensor, list[tf.Tensor]]]:
+        """Each step's batch, outputs, losses, and what they were made of.
+
+        These are pictures where `of_pictures` asks for them, if need be
+        decoded anew; else they may be what is kept of them.
+        """
         kept, steps = self._kept.get(id(batches), (None, []))
         # Pictures are bytes, what a model makes of them never is.
         of_features = kept is not None and kept.dtype != np.uint8
+        if of_pictures and of_features:
+            kept, steps = None, []
         if kept is not None and kept.are_complete:
             for batch, places in steps:
                 rows = [tf.constant(kept.get(place)) for place in places]
                 outputs, losses, _ = self._call(
                     rows, batch, "features" if of_features else "pixels"
                 )
-                yield batch, outputs, losses
+                yield batch, outputs, losses, rows
             return
         steps.clear()
         first = 0
@@ -187,7 +270,7 @@ class Predictor:
                 kept.put(np.concatenate(places), rows.numpy())
                 steps.append((batch, places))
                 first += len(rows)
-            yield batch, outputs, losses
+            yield batch, outputs, losses, images
 
     def _call(self, inputs, batch: dict, given: str) -> list[tf.Tensor]:
         return self._step(

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import sklearn.metrics
+import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.panel import Panel
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from framework.console import say
+from framework.evaluation import metrics
 from framework.evaluation.predictions import Predictions
 from framework.task import Data
 
@@ -49,49 +50,43 @@ def judged_split(splits: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def quality(
-    predictions: Predictions, class_names: Sequence[str]
+    predictions: Predictions,
+    class_names: Sequence[str],
+    groups: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Loss, accuracy, and precision, recall and F1 by class.
+    """All figures of a split: the mean loss, and those of `metrics.measure`.
+
+    Args:
+        predictions: of the split.
+        class_names: in the order of the labels.
+        groups: `[N]` strings, from `Predictions.groups_in`, or None.
 
     Returns:
-        JSON-able figures; "confusion" has a row a true class and a column a
-        predicted one. A class without examples has None for its figures.
+        JSON-able figures. What is not defined, as is all of a class without
+        examples, is None.
     """
-    labels = range(len(class_names))
-    precision, recall, f1, support = (
-        sklearn.metrics.precision_recall_fscore_support(
-            predictions.labels,
-            predictions.predicted,
-            labels=labels,
-            zero_division=0,
-        )
-    )
     return {
         **predictions.figures(),
-        "examples": len(predictions.labels),
-        "classes": {
-            name: {
-                "precision": float(precision[i]) if support[i] else None,
-                "recall": float(recall[i]) if support[i] else None,
-                "f1": float(f1[i]) if support[i] else None,
-                "examples": int(support[i]),
-            }
-            for i, name in enumerate(class_names)
-        },
-        "confusion": sklearn.metrics.confusion_matrix(
-            predictions.labels, predictions.predicted, labels=labels
-        ).tolist(),
+        **metrics.measure(
+            predictions.labels, predictions.probabilities, class_names, groups
+        ),
     }
 
 
 def print_quality(
     console: Console, figures: Mapping[str, Any], title: str
 ) -> None:
-    """Prints what `quality` returned as a table, a class a row."""
+    """Prints what `quality` returned: a table, a class a row, and the rest."""
     # Names are data: as Text they are never read as markup or emoji.
     table = Table(title=Text(title), title_justify="left")
     table.add_column("class")
-    for column in ("examples", "precision", "recall", "F1"):
+    columns = {
+        "precision": "precision",
+        "recall": "recall",
+        "f1": "F1",
+        "auc": "AUC",
+    }
+    for column in ("examples", *columns.values()):
         table.add_column(column, justify="right")
     for name, row in figures["classes"].items():
         table.add_row(
@@ -99,15 +94,59 @@ def print_quality(
             str(row["examples"]),
             *(
                 "-" if row[key] is None else f"{row[key]:.4f}"
-                for key in ("precision", "recall", "f1")
+                for key in columns
             ),
         )
     console.print(table)
+    say_quality(console, figures, title)
+
+
+def say_quality(
+    console: Console, figures: Mapping[str, Any], title: str
+) -> None:
+    """Says what `quality` returned about the whole split, in two lines."""
+    made = figures["intervals"]
+    of_groups = (
+        f" in {made['units']} groups, which intervals count"
+        if made["resampled"] == "groups"
+        else ""
+    )
+    accuracy = _in_words(figures, "accuracy", of_what=" % interval")
     say(
         console,
-        f"{title}: accuracy {figures['accuracy']:.4f}, loss "
-        f"{figures['loss']:.4f}, {figures['examples']} examples",
+        f"{title}: {accuracy}, loss {figures['loss']:.4f}, "
+        f"{figures['examples']} examples{of_groups}",
     )
+    others = [_in_words(figures, name) for name in _SAID]
+    say(console, f"  {', '.join(filter(None, others))}")
+
+
+# In this order, after accuracy and loss.
+_SAID = {
+    "top_5_accuracy": "top-5 accuracy",
+    "macro_f1": "macro F1",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "auc": "AUC",
+    "average_precision": "average precision",
+    "brier_score": "Brier score",
+    "expected_calibration_error": "calibration error",
+}
+
+
+def _in_words(
+    figures: Mapping[str, Any], name: str, of_what: str = " %"
+) -> str | None:
+    """A figure with its interval; None where it has no value."""
+    if figures.get(name) is None:
+        return None
+    text = f"{_SAID.get(name, name)} {figures[name]:.4f}"
+    interval = figures.get(f"{name}_interval")
+    if interval is not None:
+        low, high = interval
+        share = f"{100 * figures['intervals']['confidence']:.0f}"
+        text += f" ({share}{of_what} {low:.3f}..{high:.3f})"
+    return text
 
 
 def history_figure(

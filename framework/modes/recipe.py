@@ -13,6 +13,10 @@ import tensorflow as tf
 
 from framework.data.pipeline import Pipeline, Share
 from framework.errors import UserError
+from framework.evaluation.at_test_time import (
+    TestTimeAugmentation,
+    TestTimeViews,
+)
 from framework.evaluation.predictions import Predictor
 from framework.model.classifier import Classifier
 from framework.task import Data
@@ -50,6 +54,8 @@ class Setup:
         steps_per_call: updates between two looks of the host.
         description: sentences on what this phase trains.
         surroundings: sentences on what is the same in all phases.
+        views: to average over in the final judgement; None asks for none, or
+            this is not the last phase.
     """
 
     title: str | None
@@ -63,6 +69,7 @@ class Setup:
     steps_per_call: int
     description: tuple[str, ...]
     surroundings: tuple[str, ...]
+    views: TestTimeViews | None = None
 
     def opening(self, number: int) -> list[str]:
         """What to say when phase `number` begins, counted from 0."""
@@ -88,6 +95,8 @@ class Setup:
 class Recipe:
     """What decides a model's weights, but for the data; see `train`.
 
+    And by what views it is judged in the end, beside the plain one.
+
     Raises:
         UserError: a value makes no sense.
     """
@@ -106,6 +115,7 @@ class Recipe:
     seed: int
     deterministic: bool
     phases: Sequence[Phase] = ()
+    test_time_augmentation: TestTimeAugmentation | None = None
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
@@ -195,7 +205,14 @@ class Recipe:
     ) -> list[tuple[int, ...]]:
         plan = Plan(len(data.splits["train"]), self.batch_size, phase.epochs)
         built, _ = self._build(phase, data, world, plan.steps)
+        self._views(phase, built)
         return [tuple(w.shape) for w in built.weights]
+
+    def _views(self, phase: Phase, built: Classifier) -> TestTimeViews | None:
+        """By the augmentation of the last phase, whose model is judged."""
+        if self.test_time_augmentation and phase == self._stages[-1]:
+            return self.test_time_augmentation.of(built)
+        return None
 
     def _setup(
         self, data: Data, world: World, chosen: str, state: TrainState
@@ -311,6 +328,7 @@ class Recipe:
                 world.description,
                 *pipeline.description,
             ),
+            self._views(phase, built),
         )
 
 

@@ -19,6 +19,10 @@ from framework.data.pipeline import Pipeline, example_ids
 from framework.data.source import StreamedExamples
 from framework.errors import UserError
 from framework.evaluation import report
+from framework.evaluation.at_test_time import (
+    TestTimeAugmentation,
+    TestTimeViews,
+)
 from framework.evaluation.predictions import Predictions
 from framework.model.classifier import Classifier
 from framework.modes.recipe import Recipe, Setup
@@ -44,6 +48,8 @@ from framework.training.trainer import History, Observer, validation
 
 _ALL_DEVICES = Distribution()
 _NOW_AND_THEN = Checkpoints()
+# Of summary.json: beside the figures without.
+_AUGMENTED = "test_time_augmentation"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -368,6 +374,7 @@ def train(
     deterministic: bool = True,
     doctor: str | None = None,
     folds: int | None = None,
+    test_time_augmentation: TestTimeAugmentation | None = None,
     at_hand: Callable[[], Diagnosis | None] = lambda: None,
     profile: bool = False,
     dry_run: bool = False,
@@ -417,6 +424,11 @@ def train(
         folds: cross-validation: the training split is dealt out into so many
             parts, each of which a model that has not seen it is tested on.
             None trains one model.
+        test_time_augmentation: whether the final figures are given for the
+            mean over several views of each picture, too;
+            `@TestTimeAugmentation()`. They stand beside the others, in
+            `summary.json` under "test_time_augmentation" of each split, and
+            choose nothing.
         at_hand: finds what a doctor said earlier, to report leaks where
             `doctor` is None; it changes nothing.
         profile: write a trace of ten updates, for TensorBoard.
@@ -451,6 +463,7 @@ def train(
         seed=seed,
         deterministic=deterministic,
         phases=phases,
+        test_time_augmentation=test_time_augmentation,
     )
     # Devices -> replicas. First of all: workers can't be joined later.
     world = distribution.make()
@@ -555,7 +568,7 @@ def _cross_validate(
             place = functools.partial(locate_fold, f"fold-{number}")
             results.append(fold.on(data, place))
         summary = training.world.chief_does(
-            lambda: _pool(console, whole, results)
+            lambda: _pool(console, whole, results, parts)
         )
     finally:
         if whole is not None:
@@ -567,14 +580,24 @@ def _cross_validate(
 
 
 def _pool(
-    console: Console, run: RunDirectory, results: Sequence[Result]
+    console: Console,
+    run: RunDirectory,
+    results: Sequence[Result],
+    parts: Sequence[Data],
 ) -> dict[str, Any]:
     """The figures of all folds together, from what each has left."""
     first = results[0]
-    predictions = Predictions.concatenated(
-        [read_predictions(r.directory, r.class_names) for r in results]
+    by_fold = [read_predictions(r.directory, r.class_names) for r in results]
+    predictions = Predictions.concatenated(by_fold)
+    groups = [
+        fold.groups_in(data.splits["test"])
+        for fold, data in zip(by_fold, parts, strict=True)
+    ]
+    figures = report.quality(
+        predictions,
+        first.class_names,
+        None if groups[0] is None else np.concatenate(groups),
     )
-    figures = report.quality(predictions, first.class_names)
     figures["label"] = f"pooled over {len(results)} folds"
     accuracies = [r.summary["test"]["accuracy"] for r in results]
     data = first.summary["data"]
@@ -610,6 +633,22 @@ def _pool(
         f"mean {summary['mean_accuracy']:.4f}, standard deviation "
         f"{summary['standard_deviation']:.4f}.",
     )
+    augmented = [r.summary["test"].get(_AUGMENTED) for r in results]
+    if all(augmented):
+        # The folds keep no predictions of theirs to be pooled.
+        accuracies = [each["accuracy"] for each in augmented]
+        summary[_AUGMENTED] = {
+            "views": augmented[0]["views"],
+            "accuracy": accuracies,
+            "mean_accuracy": statistics.mean(accuracies),
+            "standard_deviation": statistics.stdev(accuracies),
+        }
+        say(
+            console,
+            f"With test-time augmentation ({augmented[0]['views']} views): "
+            f"mean {statistics.mean(accuracies):.4f}, standard deviation "
+            f"{statistics.stdev(accuracies):.4f}.",
+        )
     run.write_predictions(predictions, first.class_names)
     run.finish(summary)
     return summary
@@ -638,16 +677,35 @@ def _judge(
     for name in data.splits:
         if name == "train":
             continue
-        predictions = setup.predictor.predict(
-            setup.evaluation(name), pipeline.max_unreadable
-        )
+        batches, views, seen = setup.evaluation(name), setup.views, None
+        if views is None:
+            predictions = setup.predictor.predict(
+                batches, pipeline.max_unreadable
+            )
+        else:
+            predictions, seen = setup.predictor.predict_views(
+                batches, views, pipeline.max_unreadable
+            )
         summary["unreadable"] += predictions.unreadable
-        figures = report.quality(predictions, data.class_names)
+        groups = predictions.groups_in(data.splits[name])
+        figures = report.quality(predictions, data.class_names, groups)
+        if seen is not None:
+            figures[_AUGMENTED] = {
+                "views": views.count,
+                "label": views.description,
+                **report.quality(seen, data.class_names, groups),
+            }
         if judged and name == judged[0]:
             figures["label"] = judged[1]
             if world.is_chief:
                 run.write_predictions(predictions, data.class_names)
             report.print_quality(console, figures, f"{judged[1]}, {data.title}")
+            if seen is not None:
+                report.say_quality(
+                    console,
+                    figures[_AUGMENTED],
+                    f"{judged[1]}, {views.description}",
+                )
         summary[name] = figures
     return summary
 

@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from framework.data.pipeline import Pipeline
 from framework.data.source import array_source
+from framework.evaluation import at_test_time
 from framework.evaluation.predictions import Predictor
 from framework.model.backbones import Backbone
 from framework.model.classifier import classifier
@@ -172,9 +173,32 @@ def main() -> None:
     )
     results["ids"] = predictions.ids.astype(str)
     results["predicted"] = predictions.probabilities
+    results["over_views"] = over_views(world, examples)
     if world.is_chief:
         np.savez(output, **results)
     world.exchange(None)
+
+
+def over_views(world, examples) -> np.ndarray:
+    """Probabilities over views, random ones among them."""
+    keras.utils.set_random_seed(3)
+    with world.strategy.scope():
+        built = classifier(
+            3,
+            backbone=backbone(),
+            head=softmax_head,
+            augmentation=[
+                keras.layers.RandomFlip(),
+                keras.layers.RandomBrightness(0.3),
+            ],
+        )
+        Trainer(built, keras.optimizers.SGD(), world)
+    views = at_test_time.TestTimeAugmentation(shifts=2, views=3).of(built)
+    plain, averaged = Predictor(built, world).predict_views(
+        Pipeline().evaluation(examples, SIZE, BATCH, world.share), views
+    )
+    assert (plain.probabilities != averaged.probabilities).any()
+    return averaged.probabilities
 
 
 def draws(world) -> np.ndarray:

@@ -135,11 +135,21 @@ def test_first_gradients_are_those_of_one_device(worlds, world):
         "random",
         "drawn",
         "predicted",
+        "over_views",
     ],
 )
 def test_two_workers_are_bit_for_bit_two_replicas(worlds, run):
     np.testing.assert_array_equal(
         worlds["workers2"][run], worlds["mirrored2"][run]
+    )
+
+
+def test_views_are_the_same_on_all_replicas(worlds):
+    np.testing.assert_allclose(
+        worlds["mirrored2"]["over_views"],
+        worlds["one"]["over_views"],
+        rtol=0,
+        atol=1e-6,
     )
 
 
