@@ -92,7 +92,7 @@ def measure(
         **{f"macro_{name}": mean(name) for name in _COUNTED},
         **{name: mean(name) for name in _RANKED},
     }
-    if count >= _TOP_FROM:
+    if count >= _TOP_FROM and np.isfinite(probabilities).all():
         figures[f"top_{_TOP}_accuracy"] = float(
             sklearn.metrics.top_k_accuracy_score(
                 labels, probabilities, k=_TOP, labels=range(count)
@@ -213,10 +213,9 @@ def intervals(
     The calibration error is too large in small splits, and the more so in
     resamples: hence the basic bootstrap, which takes that off (Davison and
     Hinkley 1997, section 5.2), so that the figure itself may lie above its
-    interval. It begins at 0 where the error is not above
-    what a calibrated model with these confidences would show in 97.5 % of
-    splits (consistency resampling: Broecker and Smith 2007,
-    https://doi.org/10.1175/WAF993.1).
+    interval. It begins at 0 where the error is not above what a calibrated
+    model with these confidences would show in 97.5 % of splits (consistency
+    resampling: Broecker and Smith 2007, https://doi.org/10.1175/WAF993.1).
 
     Where examples have groups, whole groups are drawn, for the accuracy too
     (Field and Welsh 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x).

@@ -118,11 +118,13 @@ def test_a_class_that_is_missing_has_no_figures_and_counts_nowhere():
         ([1], [[0.3, 0.7]]),
         ([0, 0, 0], [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]]),
         ([0, 1, 1], [[np.nan, np.nan]] * 3),
+        ([0, 1, 1], [[np.nan] * 12] * 3),
     ],
-    ids=["one example", "one class", "not a number"],
+    ids=["one example", "one class", "not a number", "nor of 12 classes"],
 )
 def test_what_is_not_defined_is_none(labels, p):
-    figures = measure(np.array(labels), np.array(p, np.float32), "ab")
+    p = np.array(p, np.float32)
+    figures = measure(np.array(labels), p, "abcdefghijkl"[: p.shape[1]])
     assert figures["auc"] is figures["auc_interval"] is None
     assert figures["classes"]["b"]["average_precision"] is None
     low, high = figures["accuracy_interval"]

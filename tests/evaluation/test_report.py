@@ -1,3 +1,4 @@
+import dataclasses
 import io
 
 import numpy as np
@@ -6,6 +7,7 @@ import sklearn.metrics
 from rich.console import Console
 
 from framework.data.pipeline import Pipeline
+from framework.data.source import IndexedExamples
 from framework.errors import UserError
 from framework.evaluation import report
 from framework.evaluation.predictions import Predictions, Predictor
@@ -48,6 +50,39 @@ def test_quality_is_scikit_learns(predictions):
         assert figures["classes"][name]["f1"] == expected[name]["f1-score"]
         assert figures["classes"][name]["examples"] == expected[name]["support"]
     assert np.sum(figures["confusion"]) == figures["examples"] == 50
+
+
+def test_figures_come_with_their_intervals(predictions):
+    console = Console(file=io.StringIO(), width=100)
+    figures = report.quality(predictions, ("a", "b", "c"))
+    report.print_quality(console, figures, "test")
+    text = console.file.getvalue()
+    low, high = figures["accuracy_interval"]
+    assert (
+        f"test: accuracy {figures['accuracy']:.4f} "
+        f"(95 % interval {low:.3f}..{high:.3f}), loss" in text
+    )
+    for name in ("macro F1 0.", "AUC 0.", "Brier score", "calibration error"):
+        assert name in text
+    assert "groups" not in text
+    groups = np.array([f"patient {i // 5}" for i in range(50)])
+    grouped = report.quality(predictions, ("a", "b", "c"), groups)
+    report.say_quality(console, grouped, "test")
+    assert "50 examples in 10 groups" in console.file.getvalue()
+
+
+def test_groups_are_found_by_the_ids(predictions):
+    ids = np.concatenate([predictions.ids[::-1], ["unreadable.jpg"]])
+    examples = IndexedExamples(
+        ids, np.zeros(51), np.arange(51), lambda row: row
+    )
+    assert predictions.groups_in(examples) is None
+    examples = dataclasses.replace(
+        examples, groups=np.array([f"group of {i}" for i in ids], object)
+    )
+    assert list(predictions.groups_in(examples)) == [
+        f"group of {i}" for i in predictions.ids
+    ]
 
 
 def test_names_are_text_not_markup(predictions):
