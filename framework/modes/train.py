@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from rich.console import Console
 
 from framework.console import say, some
@@ -21,7 +22,6 @@ from framework.errors import UserError
 from framework.evaluation import report
 from framework.evaluation.at_test_time import (
     TestTimeAugmentation,
-    TestTimeViews,
 )
 from framework.evaluation.predictions import Predictions
 from framework.model.classifier import Classifier
