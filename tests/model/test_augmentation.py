@@ -20,7 +20,13 @@ from framework.registry import AUGMENTATIONS
 
 SIZE = 32
 RANGE = {"value_range": (0, 255)}
-OURS = ["RandomAffine", "RandomColor", "RandomPolicy"]
+OURS = [
+    "RandomAffine",
+    "RandomColor",
+    "RandomErase",
+    "RandomPolicy",
+    "RandomResizedCrop",
+]
 ARGUMENTS = {
     "RandomAffine": {"flip_mode": "vertical", "rotation_factor": 0.2},
     "RandomColor": {"brightness_factor": 0.5, "contrast_factor": 0.5},
