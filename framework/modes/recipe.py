@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,8 +16,10 @@ from framework.errors import UserError
 from framework.evaluation.predictions import Predictor
 from framework.model.classifier import Classifier
 from framework.task import Data
+from framework.training import balance, mixing
 from framework.training.distribution import World
 from framework.training.features import once
+from framework.training.mixing import CutMix, MixUp
 from framework.training.optimizers import learning_rates, make_optimizer
 from framework.training.phases import Phase
 from framework.training.precision import choose_precision, precision
@@ -106,6 +108,9 @@ class Recipe:
     seed: int
     deterministic: bool
     phases: Sequence[Phase] = ()
+    mixing: Sequence[MixUp | CutMix] = ()
+    class_weights: Mapping[str, float] | str | None = None
+    sampling: str = "natural"
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
@@ -229,13 +234,25 @@ class Recipe:
                 f"has {rows} rows of a batch; expected a divisor of {rows}."
             )
 
+        mixing.check(self.mixing, rows)
+        weights, of_weights = balance.class_weights(self.class_weights, data)
+        of_order = balance.describe_order(data, seed, self.sampling)
+
         # Backbone, head and preprocessing -> classifier.
         with world.strategy.scope():
             built, optimizer = self._build(phase, data, world, plan.steps)
             if state.best_weights is not None:
                 built.set_weights(state.best_weights)
             kept = once(
-                self.feature_views, built, data, pipeline, world, plan, seed
+                self.feature_views,
+                built,
+                data,
+                pipeline,
+                world,
+                plan,
+                seed,
+                self.sampling,
+                bool(self.mixing),
             )
             trainer = Trainer(
                 built,
@@ -246,6 +263,9 @@ class Recipe:
                 kept.augments,
                 compiled and not is_tpu,
                 phase.lowest_rate,
+                self.mixing,
+                seed,
+                weights,
             )
             predictor = Predictor(built, world)
 
@@ -264,6 +284,7 @@ class Recipe:
                 in_pipeline,
                 share,
                 job,
+                self.sampling,
             )
 
         @functools.cache
@@ -295,6 +316,7 @@ class Recipe:
             (
                 *built.description,
                 _what_is_trained(built, plan, phase),
+                *trainer.description,
                 *kept.description,
             ),
             (
@@ -308,6 +330,13 @@ class Recipe:
                     if compiled and not is_tpu
                     else []
                 ),
+                *(
+                    [mixing.describe(self.mixing, world.replicas)]
+                    if self.mixing
+                    else []
+                ),
+                *of_weights,
+                *of_order,
                 world.description,
                 *pipeline.description,
             ),

@@ -7,7 +7,7 @@ import functools
 import io
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -35,6 +35,7 @@ from framework.training import resuming
 from framework.training.checkpoints import Checkpoints, CheckpointStore
 from framework.training.distribution import Distribution, World
 from framework.training.early_stopping import EarlyStopping
+from framework.training.mixing import CutMix, MixUp
 from framework.training.phases import Phase
 from framework.training.profiling import Profiler
 from framework.training.progress import ProgressObserver
@@ -223,7 +224,10 @@ class _Run:
             [progress, *self._observers],
             max_unreadable=pipeline.max_unreadable,
             names=lambda positions: example_ids(
-                data.splits["train"], positions, setup.seed
+                data.splits["train"],
+                positions,
+                setup.seed,
+                training.recipe.sampling,
             ),
             state=state,
             callback_states=memories,
@@ -368,6 +372,9 @@ def train(
     deterministic: bool = True,
     doctor: str | None = None,
     folds: int | None = None,
+    mixing: Sequence[MixUp | CutMix] = (),
+    class_weights: Mapping[str, float] | str | None = None,
+    sampling: str = "natural",
     at_hand: Callable[[], Diagnosis | None] = lambda: None,
     profile: bool = False,
     dry_run: bool = False,
@@ -417,6 +424,14 @@ def train(
         folds: cross-validation: the training split is dealt out into so many
             parts, each of which a model that has not seen it is tested on.
             None trains one model.
+        mixing: training pictures are mixed with each other;
+            `[@MixUp(), @CutMix()]`: each picture by one of them.
+        class_weights: what a training example's loss is multiplied by, by the
+            name of its class, {"cat": 2.0}; others count 1. "balanced": by
+            as much as the class is rarer than the average one.
+        sampling: "natural": an epoch shows each example once; "balanced": as
+            many examples, but each class as often as any other. See
+            `framework.data.pipeline.Order`.
         at_hand: finds what a doctor said earlier, to report leaks where
             `doctor` is None; it changes nothing.
         profile: write a trace of ten updates, for TensorBoard.
@@ -451,6 +466,9 @@ def train(
         seed=seed,
         deterministic=deterministic,
         phases=phases,
+        mixing=mixing,
+        class_weights=class_weights,
+        sampling=sampling,
     )
     # Devices -> replicas. First of all: workers can't be joined later.
     world = distribution.make()
