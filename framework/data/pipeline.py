@@ -28,11 +28,14 @@ from framework.errors import UserError
 from framework.model.augmentation import augment_in_pipeline
 from framework.registry import PARTS
 
+# Between the seeds of two classes; any odd number of many bits would do.
+_SPREAD = 0x4F1BBCDCBFA53E0B
 # How many pictures one thread decodes in a row: enough that what it costs to
 # begin is not felt, few enough that the first batch comes soon.
 _CHUNK = 32
 # Into how many parts a stream is cut where the data service shares it out.
 _STREAM_PARTS = 32
+SAMPLINGS = ("natural", "balanced")
 _SERVICE_ADDRESS = re.compile(r"grpc://(\[[^\]]+\]|[^:/\[\]]+):(\d{1,5})")
 _CONNECT_SECONDS = 5
 # AutoGraph would translate everything that a function of these calls, which
@@ -154,12 +157,13 @@ class Pipeline:
         augmentation: Sequence[keras.layers.Layer] = (),
         share: Share = Share(),
         job: str = "",
+        sampling: str = "natural",
     ) -> tf.data.Dataset:
         """Shuffled, endless batches.
 
-        Every epoch shows each example once, in another order. Batches run
-        across the border of two epochs, so that all are full and no example
-        is dropped.
+        Every epoch shows each example once, in another order; or each class
+        as often, see `Order`. Batches run across the border of two epochs, so
+        that all are full and no example is dropped.
 
         Args:
             examples: the split.
@@ -174,13 +178,13 @@ class Pipeline:
                 take what comes instead.
             job: tells runs apart that use one service at the same time. All
                 workers of a run pass the same, and another after a restart.
+            sampling: "natural" or "balanced".
 
         Raises:
-            UserError: the batch can't be shared out evenly, or no service
-                answers at the address given.
+            UserError: the batch can't be shared out evenly, no service
+                answers at the address given, or `sampling` can't be.
         """
         rows = share.rows(batch_size)
-        size = len(examples)
         at_service = self.service is not None
         if at_service:
             _probe(self.service)
@@ -189,12 +193,13 @@ class Pipeline:
 
         augment = augment_in_pipeline(augmentation, seed, image_size)
         if isinstance(examples, IndexedExamples):
-            index_at = _shuffled(size, seed)
+            index_at = Order.of(examples, seed, sampling).index
             chunks = _position_chunks(
                 share, batch_size, rows, first_position, None
             )
             read = _reader(examples, index_at)
         else:
+            check_sampling(sampling, examples)
             elements = (
                 _stream_parts(examples, seed, first_position)
                 if at_service
@@ -206,7 +211,14 @@ class Pipeline:
         dataset = self._batches(chunks, rows, image_size, read, augment)
         if at_service:
             name = _job_name(
-                job, self, examples, image_size, rows, seed, first_position
+                job,
+                self,
+                examples,
+                image_size,
+                rows,
+                seed,
+                first_position,
+                sampling,
             ) + digest([layer.get_config() for layer in augmentation])
             dataset = _distribute(dataset, self.service, name)
         if isinstance(examples, IndexedExamples):
@@ -220,10 +232,11 @@ class Pipeline:
         seed: int,
         first_position: int,
         share: Share,
+        sampling: str = "natural",
     ) -> tf.data.Dataset:
         """The batches of `training` without their images and weights."""
         rows = share.rows(batch_size)
-        index_at = _shuffled(len(examples), seed)
+        index_at = Order.of(examples, seed, sampling).index
         chunks = _position_chunks(share, batch_size, rows, first_position, None)
         return chunks.rebatch(rows, drop_remainder=True).map(
             _describer(examples, index_at, None)
@@ -374,7 +387,10 @@ class Pipeline:
 
 
 def example_ids(
-    examples: Examples, positions: np.ndarray, seed: int | None
+    examples: Examples,
+    positions: np.ndarray,
+    seed: int | None,
+    sampling: str = "natural",
 ) -> list[str]:
     """What stands at positions, for messages.
 
@@ -382,6 +398,7 @@ def example_ids(
         examples: the split.
         positions: integers `[N]`.
         seed: of the training order; None for evaluation's.
+        sampling: of the training order.
 
     Returns:
         The ids; of a stream, which only reading would tell, "the example at
@@ -394,12 +411,113 @@ def example_ids(
         return [
             str(examples.ids[p]) if p < len(examples) else "" for p in positions
         ]
-    index = _shuffled(len(examples), seed)(tf.constant(positions))
+    index = Order.of(examples, seed, sampling).index(tf.constant(positions))
     return [str(examples.ids[i]) for i in index.numpy()]
 
 
+def check_sampling(sampling: str, examples: Examples) -> None:
+    """Refuses what no order can be.
+
+    Raises:
+        UserError: there is no such sampling, or not of these examples.
+    """
+    if sampling not in SAMPLINGS:
+        raise UserError(
+            f"train.sampling is {sampling!r}; expected one of "
+            f"{', '.join(map(repr, SAMPLINGS))}."
+        )
+    if sampling == "balanced" and not isinstance(examples, IndexedExamples):
+        raise UserError(
+            "train.sampling is 'balanced', and the training split is too "
+            "large to be indexed: what is read in sequence can't be repeated. "
+            "Expected 'natural', and train.class_weights = {...} to make up "
+            "for rare classes."
+        )
+
+
+class Order:
+    """Which example stands at each position of an endless training order.
+
+    Positions `e * size` to `(e + 1) * size - 1` are epoch e. As everything
+    here it is a pure function of position and seed.
+
+    Where it is not balanced, an epoch is a permutation of all examples. Where
+    it is, an epoch has as many of each class (up to one), in chance order.
+    Those of a class come in permutations of all of them, one after the other,
+    whatever the epoch: none comes again before all others have come.
+
+    Args:
+        size: the number of examples.
+        seed: of the order.
+        labels: of the examples, int64 `[size]`, to balance by; or None.
+    """
+
+    def __init__(self, size: int, seed: int, labels: np.ndarray | None = None):
+        self.size = size
+        self._seed = seed
+        self._members = None
+        if labels is not None:
+            self.counts = np.unique(labels, return_counts=True)[1]
+            self._members = np.argsort(labels, kind="stable")
+
+    @classmethod
+    def of(
+        cls, examples: IndexedExamples, seed: int, sampling: str = "natural"
+    ) -> "Order":
+        """The order of a training split, see `SAMPLINGS`."""
+        check_sampling(sampling, examples)
+        balanced = sampling == "balanced"
+        return cls(len(examples), seed, examples.labels if balanced else None)
+
+    @property
+    def per_epoch(self) -> np.ndarray:
+        """How many examples of each class an epoch has, int64 `[classes]`.
+
+        Of those that have any, in the order of their labels; if balanced.
+        """
+        classes = len(self.counts)
+        return (self.size + classes - 1 - np.arange(classes)) // classes
+
+    def index(self, position: tf.Tensor) -> tf.Tensor:
+        """Which example, int64; see `visit`."""
+        return self.visit(position)[0]
+
+    def visit(self, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Which example stands at a position, and how often it has before.
+
+        Args:
+            position: int64, a scalar or `[B]`, in examples since the beginning
+                of training.
+
+        Returns:
+            Two int64 of the same shape.
+        """
+        epoch = position // self.size
+        slot = shuffled_index(position, self.size, self._seed)
+        if self._members is None:
+            return slot, epoch
+        classes = len(self.counts)
+        label, rank = slot % classes, slot // classes
+        count = tf.gather(tf.constant(self.counts, tf.int64), label)
+        per_epoch = tf.gather(tf.constant(self.per_epoch, tf.int64), label)
+        # The class's own position, and from it the place in the class.
+        position = epoch * per_epoch + rank
+        seed = _mix(tf.constant(self._seed, tf.int64) + _SPREAD * (label + 1))
+        place = shuffled_index(position, count, tf.bitcast(seed, tf.int64))
+        starts = np.cumsum(self.counts) - self.counts
+        first = tf.gather(tf.constant(starts, tf.int64), label)
+        members = tf.constant(self._members, tf.int64)
+        return tf.gather(members, first + place), position // count
+
+    def until(self, visits: int) -> int:
+        """The epochs after which all examples have come so often."""
+        if self._members is None:
+            return visits
+        return int(np.max(-(-visits * self.counts // self.per_epoch)))
+
+
 def shuffled_index(
-    position: tf.Tensor, size: int, seed: int | tf.Tensor
+    position: tf.Tensor, size: int | tf.Tensor, seed: int | tf.Tensor
 ) -> tf.Tensor:
     """Which example stands at a position of an endless training order.
 
@@ -410,13 +528,13 @@ def shuffled_index(
     Args:
         position: int64, a scalar or `[B]`, in examples since the beginning of
             training.
-        size: the number of examples.
-        seed: of the order.
+        size: the number of examples; or int64 like `position`, one for each.
+        seed: of the order; likewise.
 
     Returns:
         int64 of the same shape.
     """
-    if size == 1:
+    if isinstance(size, int) and size == 1:
         return tf.zeros_like(position)
     epoch = position // size
     # The operation itself: tf.random.experimental.index_shuffle pads the
@@ -427,13 +545,9 @@ def shuffled_index(
     return tf.raw_ops.RandomIndexShuffle(
         index=position % size,
         seed=tf.bitcast(tf.stack(keys, -1), tf.int64),
-        max_index=tf.constant(size - 1, tf.int64),
+        max_index=tf.cast(size - 1, tf.int64),
         rounds=8,
     )
-
-
-def _shuffled(size: int, seed: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    return lambda position: shuffled_index(position, size, seed)
 
 
 def _mix(value: tf.Tensor) -> tf.Tensor:
@@ -635,7 +749,7 @@ def _probe(service: str) -> None:
 
 
 def _job_name(
-    job: str, pipeline: Pipeline, examples: Examples, *settings: int
+    job: str, pipeline: Pipeline, examples: Examples, *settings: int | str
 ) -> str:
     ids = ()
     if isinstance(examples, IndexedExamples):

@@ -168,19 +168,152 @@ class RandomAffine(keras.layers.Layer):
         return {**super().get_config(), **self._config}
 
 
+@AUGMENTATIONS.register()
+@keras.saving.register_keras_serializable(package="framework")
+class RandomResizedCrop(keras.layers.Layer):
+    """Shows a part of the picture, of random size, place and proportions.
+
+    Szegedy et al. 2015, https://arxiv.org/abs/1409.4842, section 6. The part
+    is scaled up to the size of the picture. Every picture has draws of its
+    own. Only with `training=True`; otherwise the identity. It compiles with
+    XLA.
+
+    Of several neighbours that fill alike `classifier.fuse` makes one
+    resampling, as of Keras's layers. A saved model of it is loaded after
+    `import framework.model.affine`.
+
+    Input shape:
+        `[B, H, W, C]` or `[H, W, C]`, pixels of any range and dtype.
+
+    Output shape:
+        The same; of the layer's own dtype, float32 unless told otherwise, as
+        with Keras's layers. Integers are rounded.
+
+    Args:
+        scale: the part's area as a share of the picture's, from and to;
+            uniformly.
+        ratio: the part's width over its height, where the picture's own is 1,
+            from and to; uniformly by its logarithm, as far as a part of this
+            area fits in. (torchvision draws again what does not fit, which
+            makes large parts rarer than `scale` says.)
+        fill_mode: what lies outside of the picture: "constant", "nearest",
+            "reflect" or "wrap". By itself the layer looks half a pixel far.
+        fill_value: of "constant".
+        interpolation: "bilinear" or "nearest".
+        seed: a whole number or None.
+
+    Raises:
+        UserError: an argument is none of these.
+    """
+
+    data_format = "channels_last"
+
+    def __init__(
+        self,
+        scale: Sequence[float] = (0.08, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        fill_mode: str = "reflect",
+        fill_value: float = 0.0,
+        interpolation: str = "bilinear",
+        seed: int | None = None,
+        **kwargs,
+    ):
+        # Pixels come as they are: 0..255 is too much for 16 bits.
+        super().__init__(autocast=False, **kwargs)
+        check_range("RandomResizedCrop.scale", scale, 1.0)
+        check_range("RandomResizedCrop.ratio", ratio)
+        check_filling("RandomResizedCrop", fill_mode, interpolation)
+        self.scale = tuple(scale)
+        self.ratio = tuple(ratio)
+        self.fill_mode = fill_mode
+        self.fill_value = fill_value
+        self.interpolation = interpolation
+        self.seed = seed
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images, training=False):
+        if training:
+            images = _moved(
+                images,
+                [self],
+                self.fill_mode,
+                self.fill_value,
+                self.interpolation,
+            )
+        return to_dtype(images, self.compute_dtype)
+
+    def matrices(self, images: tf.Tensor) -> tf.Tensor:
+        """Draws for each picture; float32 `[B, 3, 3]`, as `draw` has them."""
+        batch = tf.shape(images)[0]
+        sides = tf.cast(tf.shape(images)[1:3], tf.float32)
+        drawn = keras.random.uniform(
+            (batch, 4), dtype="float32", seed=self.generator
+        )
+        # As shares of the sides.
+        width, height = random_box(drawn, self.scale, self.ratio)
+        left = drawn[:, 2] * (1 - width)
+        top = drawn[:, 3] * (1 - height)
+
+        # Pixel x covers x to x + 1 of a side, its middle lies between.
+        def first(start, length, side):
+            return start * side + 0.5 * length - 0.5
+
+        return matrix(
+            batch,
+            (width, 0, first(left, width, sides[1])),
+            (0, height, first(top, height, sides[0])),
+        )
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "scale": self.scale,
+            "ratio": self.ratio,
+            "fill_mode": self.fill_mode,
+            "fill_value": self.fill_value,
+            "interpolation": self.interpolation,
+            "seed": self.seed,
+        }
+
+
+def random_box(
+    drawn: tf.Tensor, scale: Sequence[float], ratio: Sequence[float]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Sides of a box that fits into the picture.
+
+    Args:
+        drawn: float32 `[B, 2]` or more, 0..1: for area and proportions.
+        scale: the area, from and to, as a share of the picture's.
+        ratio: width over height, from and to.
+
+    Returns:
+        (width, height), float32 `[B]`, as shares of the picture's.
+    """
+    area = scale[0] + (scale[1] - scale[0]) * drawn[:, 0]
+    low, high = (math.log(limit) for limit in ratio)
+    # No side is longer than the picture's.
+    most = -tf.math.log(area)
+    log_ratio = tf.clip_by_value(low + (high - low) * drawn[:, 1], -most, most)
+    width = tf.sqrt(area * tf.exp(log_ratio))
+    return tf.minimum(width, 1.0), tf.minimum(area / width, 1.0)
+
+
 def fuse(layers: Sequence[keras.layers.Layer]) -> list[keras.layers.Layer]:
     """Makes one layer of neighbours that can share a resampling.
 
     These are Keras's RandomFlip, RandomRotation, RandomZoom, RandomShear and
-    RandomTranslation, where what they fill with and how they interpolate is
-    the same. They draw what they would draw alone, and the matrices are
-    multiplied in their order: the picture is theirs up to interpolation and to
-    what has been outside of it in between.
+    RandomTranslation, and RandomResizedCrop, where what they fill with and how
+    they interpolate is the same. They draw what they would draw alone, and the
+    matrices are multiplied in their order: the picture is theirs up to
+    interpolation and to what has been outside of it in between.
 
     Returns:
         The layers; instead of each run of two or more of those named, a
         `keras.layers.Pipeline` of them that resamples once. It is saved as
-        what it is, built-in layers, and loaded acts as these do.
+        what it is, these layers, and loaded acts as they do.
     """
     fused: list[keras.layers.Layer] = []
     run: list[keras.layers.Layer] = []
@@ -189,7 +322,7 @@ def fuse(layers: Sequence[keras.layers.Layer]) -> list[keras.layers.Layer]:
         plain = getattr(layer, "data_format", None) == "channels_last"
         flips = plain and type(layer) is keras.layers.RandomFlip
         wanted = None
-        if plain and type(layer) in _RESAMPLING:
+        if plain and type(layer) in (*_RESAMPLING, RandomResizedCrop):
             wanted = (layer.fill_mode, layer.fill_value, layer.interpolation)
         if not (flips or wanted) or (agreed and wanted not in (None, agreed)):
             fused += _fused(run, agreed)
@@ -251,16 +384,18 @@ def _moved(
 
 
 def draw(layer: keras.layers.Layer, images: tf.Tensor) -> tf.Tensor:
-    """Has one of Keras's layers draw as in training.
+    """Has a layer draw as in training.
 
     Args:
         layer: a RandomFlip, RandomRotation, RandomZoom, RandomShear or
-            RandomTranslation.
+            RandomTranslation; or a RandomResizedCrop.
         images: `[B, H, W, C]`.
 
     Returns:
         float32 `[B, 3, 3]`, as `resample` takes them.
     """
+    if isinstance(layer, RandomResizedCrop):
+        return layer.matrices(images)
     drawn = layer.get_random_transformation(images, training=True)
     batch = tf.shape(images)[0]
     sides = tf.cast(tf.shape(images)[1:3], tf.float32)
@@ -499,6 +634,29 @@ def check_factor(
         raise UserError(
             f"{name} is {factor!r}; expected a number from {lowest} to "
             f"{highest}, or a lower and an upper limit: (0.1, 0.2)."
+        )
+
+
+def check_range(
+    name: str, limits: Sequence[float], highest: float = math.inf
+) -> None:
+    """Refuses what is no range of numbers above 0.
+
+    Args:
+        name: what the user calls it.
+        limits: what was given.
+        highest: that a limit may have.
+
+    Raises:
+        UserError: it is something else.
+    """
+    fits = isinstance(limits, (list, tuple)) and len(limits) == 2
+    fits = fits and all(isinstance(x, (int, float)) for x in limits)
+    if not fits or not 0 < limits[0] <= limits[1] <= highest:
+        up_to = "" if highest == math.inf else f" and not above {highest:g}"
+        raise UserError(
+            f"{name} is {limits!r}; expected a lower and an upper limit, both "
+            f"above 0{up_to}: (0.5, 1.0)."
         )
 
 

@@ -20,7 +20,7 @@ import keras
 import tensorflow as tf
 
 from framework.errors import UserError
-from framework.model import affine, colour, policy
+from framework.model import affine, colour, erasing, policy
 from framework.registry import AUGMENTATIONS
 
 _KERAS_LAYERS = (
@@ -198,7 +198,13 @@ def identity_in_inference(layer: keras.layers.Layer) -> bool:
 
     True of Keras's own and ours, but for those that may change the size.
     """
-    kinds = [affine.RandomAffine, colour.RandomColor, policy.RandomPolicy]
+    kinds = [
+        affine.RandomAffine,
+        affine.RandomResizedCrop,
+        colour.RandomColor,
+        erasing.RandomErase,
+        policy.RandomPolicy,
+    ]
     kinds += [
         getattr(keras.layers, name)
         for name in _KERAS_LAYERS

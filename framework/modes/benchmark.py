@@ -4,7 +4,7 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -24,6 +24,7 @@ from framework.registry import MODES
 from framework.run_directory import RunDirectory
 from framework.task import Task
 from framework.training.distribution import Distribution
+from framework.training.mixing import CutMix, MixUp
 from framework.training.phases import Phase
 from framework.training.state import Plan, TrainState
 from framework.training.throughput import NOTICED
@@ -110,6 +111,9 @@ def benchmark(
     xla: bool | str = "auto",
     seed: int = 0,
     deterministic: bool = True,
+    mixing: Sequence[MixUp | CutMix] = (),
+    class_weights: Mapping[str, float] | str | None = None,
+    sampling: str = "natural",
     seconds: float = 5.0,
     console: Console | None = None,
 ) -> Benchmark:
@@ -133,6 +137,9 @@ def benchmark(
         xla: whether XLA compiles an update.
         seed: of weights and order.
         deterministic: as in `train`; slower on some devices.
+        mixing: of pictures.
+        class_weights: of training examples.
+        sampling: which examples an epoch shows.
         seconds: how long to measure each, in each of three rounds.
         console: where to write.
 
@@ -159,6 +166,9 @@ def benchmark(
         seed=seed,
         deterministic=deterministic,
         phases=phases,
+        mixing=mixing,
+        class_weights=class_weights,
+        sampling=sampling,
     )
     world = distribution.make()
     data = task.load(

@@ -11,7 +11,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -29,6 +29,7 @@ from framework.registry import MODES
 from framework.run_directory import RunDirectory
 from framework.task import Task
 from framework.training.distribution import Distribution
+from framework.training.mixing import CutMix, MixUp
 from framework.training.phases import Phase
 from framework.training.state import Plan, TrainState
 
@@ -79,6 +80,9 @@ def lr_find(
     xla: bool | str = "auto",
     seed: int = 0,
     deterministic: bool = True,
+    mixing: Sequence[MixUp | CutMix] = (),
+    class_weights: Mapping[str, float] | str | None = None,
+    sampling: str = "natural",
     phase: int = 1,
     lowest: float = 1e-6,
     highest: float = 1.0,
@@ -105,6 +109,9 @@ def lr_find(
         xla: whether XLA compiles an update.
         seed: of weights and order.
         deterministic: as in `train`.
+        mixing: of pictures.
+        class_weights: of training examples.
+        sampling: which examples an epoch shows.
         phase: whose rate to find, from 1; those before it are trained first.
         lowest: the first rate.
         highest: the last rate, unless the loss explodes before.
@@ -132,6 +139,9 @@ def lr_find(
         seed=seed,
         deterministic=deterministic,
         phases=phases,
+        mixing=mixing,
+        class_weights=class_weights,
+        sampling=sampling,
     )
     world = distribution.make()
     data = task.load(

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -20,8 +20,10 @@ from framework.evaluation.at_test_time import (
 from framework.evaluation.predictions import Predictor
 from framework.model.classifier import Classifier
 from framework.task import Data
+from framework.training import balance, mixing
 from framework.training.distribution import World
 from framework.training.features import once
+from framework.training.mixing import CutMix, MixUp
 from framework.training.optimizers import learning_rates, make_optimizer
 from framework.training.phases import Phase
 from framework.training.precision import choose_precision, precision
@@ -116,6 +118,9 @@ class Recipe:
     deterministic: bool
     phases: Sequence[Phase] = ()
     test_time_augmentation: TestTimeAugmentation | None = None
+    mixing: Sequence[MixUp | CutMix] = ()
+    class_weights: Mapping[str, float] | str | None = None
+    sampling: str = "natural"
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:
@@ -246,13 +251,25 @@ class Recipe:
                 f"has {rows} rows of a batch; expected a divisor of {rows}."
             )
 
+        mixing.check(self.mixing, rows)
+        weights, of_weights = balance.class_weights(self.class_weights, data)
+        of_order = balance.describe_order(data, seed, self.sampling)
+
         # Backbone, head and preprocessing -> classifier.
         with world.strategy.scope():
             built, optimizer = self._build(phase, data, world, plan.steps)
             if state.best_weights is not None:
                 built.set_weights(state.best_weights)
             kept = once(
-                self.feature_views, built, data, pipeline, world, plan, seed
+                self.feature_views,
+                built,
+                data,
+                pipeline,
+                world,
+                plan,
+                seed,
+                self.sampling,
+                bool(self.mixing),
             )
             trainer = Trainer(
                 built,
@@ -263,6 +280,9 @@ class Recipe:
                 kept.augments,
                 compiled and not is_tpu,
                 phase.lowest_rate,
+                self.mixing,
+                seed,
+                weights,
             )
             predictor = Predictor(built, world)
 
@@ -281,6 +301,7 @@ class Recipe:
                 in_pipeline,
                 share,
                 job,
+                self.sampling,
             )
 
         @functools.cache
@@ -312,6 +333,7 @@ class Recipe:
             (
                 *built.description,
                 _what_is_trained(built, plan, phase),
+                *trainer.description,
                 *kept.description,
             ),
             (
@@ -325,6 +347,13 @@ class Recipe:
                     if compiled and not is_tpu
                     else []
                 ),
+                *(
+                    [mixing.describe(self.mixing, world.replicas)]
+                    if self.mixing
+                    else []
+                ),
+                *of_weights,
+                *of_order,
                 world.description,
                 *pipeline.description,
             ),

@@ -7,7 +7,7 @@ import functools
 import io
 import os
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -39,6 +39,7 @@ from framework.training import resuming
 from framework.training.checkpoints import Checkpoints, CheckpointStore
 from framework.training.distribution import Distribution, World
 from framework.training.early_stopping import EarlyStopping
+from framework.training.mixing import CutMix, MixUp
 from framework.training.phases import Phase
 from framework.training.profiling import Profiler
 from framework.training.progress import ProgressObserver
@@ -229,7 +230,10 @@ class _Run:
             [progress, *self._observers],
             max_unreadable=pipeline.max_unreadable,
             names=lambda positions: example_ids(
-                data.splits["train"], positions, setup.seed
+                data.splits["train"],
+                positions,
+                setup.seed,
+                training.recipe.sampling,
             ),
             state=state,
             callback_states=memories,
@@ -375,6 +379,9 @@ def train(
     doctor: str | None = None,
     folds: int | None = None,
     test_time_augmentation: TestTimeAugmentation | None = None,
+    mixing: Sequence[MixUp | CutMix] = (),
+    class_weights: Mapping[str, float] | str | None = None,
+    sampling: str = "natural",
     at_hand: Callable[[], Diagnosis | None] = lambda: None,
     profile: bool = False,
     dry_run: bool = False,
@@ -429,6 +436,14 @@ def train(
             `@TestTimeAugmentation()`. They stand beside the others, in
             `summary.json` under "test_time_augmentation" of each split, and
             choose nothing.
+        mixing: training pictures are mixed with each other;
+            `[@MixUp(), @CutMix()]`: each picture by one of them.
+        class_weights: what a training example's loss is multiplied by, by the
+            name of its class, {"cat": 2.0}; others count 1. "balanced": by
+            as much as the class is rarer than the average one.
+        sampling: "natural": an epoch shows each example once; "balanced": as
+            many examples, but each class as often as any other. See
+            `framework.data.pipeline.Order`.
         at_hand: finds what a doctor said earlier, to report leaks where
             `doctor` is None; it changes nothing.
         profile: write a trace of ten updates, for TensorBoard.
@@ -464,6 +479,9 @@ def train(
         deterministic=deterministic,
         phases=phases,
         test_time_augmentation=test_time_augmentation,
+        mixing=mixing,
+        class_weights=class_weights,
+        sampling=sampling,
     )
     # Devices -> replicas. First of all: workers can't be joined later.
     world = distribution.make()

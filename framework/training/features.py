@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from framework.data import rows
-from framework.data.pipeline import Pipeline, Share, shuffled_index
+from framework.data.pipeline import Order, Pipeline, Share
 from framework.data.rows import Rows
 from framework.data.source import IndexedExamples
 from framework.errors import UserError
@@ -37,11 +37,12 @@ class Views:
 
     Args:
         kept: room for `count` views of each example.
-        count: K; epoch e trains on view e modulo K.
+        count: K; the time n that an example comes, it is seen by its view n
+            modulo K.
         key: "features", or "image" for decoded pictures.
         plan: of the phase.
-        seed: of the training order.
-        order: that order, from (first position, share of each batch) to the
+        order: of training.
+        batches_in_order: from (first position, share of each batch) to the
             batches of `Pipeline.order`.
     """
 
@@ -51,23 +52,24 @@ class Views:
         count: int,
         key: str,
         plan: Plan,
-        seed: int,
-        order: Callable[[int, Share], tf.data.Dataset],
+        order: Order,
+        batches_in_order: Callable[[int, Share], tf.data.Dataset],
     ):
         self.count = count
         self.key = key
-        # Updates until each example's views are there.
-        self.complete_after = plan.last_step(plan.first_epoch + count - 1)
+        # Epochs of the phase, and updates, until each example's views are
+        # there.
+        self.epochs = order.until(count)
+        self.complete_after = plan.last_step(plan.first_epoch + self.epochs - 1)
         self.kept = kept
         self._weights = np.zeros(len(kept), np.float32)
         self._examples = plan.examples
-        self._seed = seed
         self._order = order
+        self._batches_in_order = batches_in_order
 
     def _places(self, position):
-        view = position // self._examples % self.count
-        index = shuffled_index(position, self._examples, self._seed)
-        return view * self._examples + index
+        index, visit = self._order.visit(position)
+        return visit % self.count * self._examples + index
 
     def put(
         self, positions: np.ndarray, weights: np.ndarray, features: np.ndarray
@@ -80,7 +82,7 @@ class Views:
             features: `[B, ...]`; or pictures.
         """
         # The last batch may run into the first epoch that reads.
-        mine = positions < self.count * self._examples
+        mine = positions < self.epochs * self._examples
         places = self._places(tf.constant(positions[mine])).numpy()
         self.kept.put(places, features[mine])
         self._weights[places] = weights[mine]
@@ -114,7 +116,7 @@ class Views:
                 "weight": tf.ensure_shape(weights, size),
             }
 
-        return self._order(first_position, share).map(read)
+        return self._batches_in_order(first_position, share).map(read)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +145,8 @@ def once(
     world: World,
     plan: Plan,
     seed: int,
+    sampling: str = "natural",
+    mixes: bool = False,
 ) -> Once:
     """Decides what to keep and where.
 
@@ -158,6 +162,8 @@ def once(
         world: the replicas.
         plan: how long the phase is.
         seed: of the training order.
+        sampling: of the training order.
+        mixes: whether every update mixes pictures, which makes new ones.
 
     Raises:
         UserError: `asked` makes no sense, or pictures can't be kept in the
@@ -168,7 +174,9 @@ def once(
             f"train.feature_views is {asked!r}; expected 'auto', None or a "
             "number of views, at least 1."
         )
-    decision = _Decision(built, data, pipeline, world, plan, seed)
+    decision = _Decision(
+        built, data, pipeline, world, plan, seed, sampling, mixes
+    )
     if built.features is None and asked == 1 and decision.augments:
         raise UserError(
             "train.feature_views is 1, which augments nothing, but nothing of "
@@ -188,6 +196,8 @@ class _Decision:
     world: World
     plan: Plan
     seed: int
+    sampling: str
+    mixes: bool
     # Bytes given away already.
     taken: int = 0
 
@@ -233,10 +243,10 @@ class _Decision:
         count = asked
         if asked == "auto":
             count = self.plan.epochs if self.augments else 1
-        if count >= self.plan.epochs:
+        if self._epochs_until(count) >= self.plan.epochs:
             return None, []
         wanted = count * self.plan.examples
-        why_not, kept = self._why_not(), None
+        why_not, kept = self._why_no_features(), None
         if not why_not:
             kept = self._room_for_features(wanted)
             why_not = "they find no room in memory and on the disk"
@@ -255,6 +265,8 @@ class _Decision:
             why_not = "they would have to come back from the TPU"
         if self.augments and self.built.augmentation_in_pipeline:
             why_not = why_not or "the pipeline augments them"
+        if self._epochs_until(1) >= self.plan.epochs:
+            return None
         kept = None if why_not else self._room_for_pictures(self.plan.examples)
         if kept is None:
             if self.pipeline.cache != "auto":
@@ -268,13 +280,28 @@ class _Decision:
         return self._views(kept, 1, "image")
 
     def _views(self, kept: Rows, count: int, key: str) -> Views:
-        order = functools.partial(
+        train = self.data.splits["train"]
+        batches_in_order = functools.partial(
             self.pipeline.order,
-            self.data.splits["train"],
+            train,
             self.plan.batch_size,
             self.seed,
+            sampling=self.sampling,
         )
-        return Views(kept, count, key, self.plan, self.seed, order)
+        order = Order.of(train, self.seed, self.sampling)
+        return Views(kept, count, key, self.plan, order, batches_in_order)
+
+    def _epochs_until(self, visits: int) -> int:
+        """See `Order.until`; as many as `visits` where there is no order."""
+        train = self.data.splits["train"]
+        if not isinstance(train, IndexedExamples):
+            return visits
+        return Order.of(train, self.seed, self.sampling).until(visits)
+
+    def _why_no_features(self) -> str | None:
+        if self.mixes:
+            return "train.mixing makes the pictures of every update new"
+        return self._why_not()
 
     def _why_not(self) -> str | None:
         if not isinstance(self.data.splits["train"], IndexedExamples):
@@ -322,8 +349,9 @@ class _Decision:
             stores = [*([of_features.kept] if of_features else []), judged]
             stores = [store for store in stores if store is not None]
             validation = len(self.data.splits.get("validation", ()))
-            count = of_features.count if of_features else plan.epochs
-            made = plan.examples * count
+            made = plan.examples * (
+                of_features.epochs if of_features else plan.epochs
+            )
             made += validation * (plan.epochs if judged is None else 1)
             if stores:
                 yield (
@@ -338,13 +366,13 @@ class _Decision:
                 f"Each picture is augmented in {of_features.count} ways, "
                 f"which {plan.epochs} epochs share."
             )
-        more = (plan.epochs - 2) * plan.examples
+        more = (plan.epochs - self._epochs_until(2)) * plan.examples
         if (
             asked == "auto"
             and keeps_features
             and self.augments
             and more > 0
-            and not self._why_not()
+            and not self._why_no_features()
         ):
             yield (
                 "Each epoch augments anew. train.feature_views = 2 would keep "

@@ -9,6 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ from framework.training.interruption import (
     Interruption,
     interruption,
 )
+from framework.training.mixing import CutMix, MixUp, drawing, mix
 from framework.training.optimizers import rate_by_variable, unwrapped
 from framework.training.state import Plan, TrainState
 from framework.training.throughput import throughput
@@ -106,6 +108,11 @@ class Trainer:
         augmented: whether a frozen part sees augmented pictures.
         compiled: whether XLA compiles an update. (On a TPU it does anyway.)
         lowest_rate: as in `framework.training.phases.Phase`.
+        mixing: how the rows of a batch are mixed, if they are.
+        seed: of what is drawn for mixing.
+        class_weights: what an example's loss is multiplied by, a number a
+            class; None for 1. The mean is over the number of examples, as
+            Keras has it, and not over the sum of their weights.
 
     Raises:
         UserError: the optimizer does by itself what is done here.
@@ -121,6 +128,9 @@ class Trainer:
         augmented: bool = True,
         compiled: bool = False,
         lowest_rate: float = 1.0,
+        mixing: Sequence[MixUp | CutMix] = (),
+        seed: int = 0,
+        class_weights: Sequence[float] | None = None,
     ):
         self.classifier = classifier
         self.model = classifier.model
@@ -128,9 +138,15 @@ class Trainer:
         self.world = world
         self.strategy = world.strategy
         self._accumulation = accumulation
-        self._loss = classifier.head.loss()
+        head = classifier.head
+        self._loss = (head.training_loss or head.loss)()
+        self._class_weights = class_weights
+        self._draw = drawing(mixing, seed) if mixing else None
         inner = unwrapped(optimizer)
         _refuse_what_is_done_here(inner)
+        self.description = _spare_norms_and_biases(
+            inner, self.model.trainable_variables
+        )
         optimizer.build(self.model.trainable_variables)
         if lowest_rate < 1:
             shares = [lowest_rate ** (1 - d) for d in classifier.depths()]
@@ -140,7 +156,7 @@ class Trainer:
         inner._all_reduce_sum_gradients = lambda gradients: gradients
         # Keras's callbacks look for the optimizer on the model.
         self.model.compile(
-            optimizer=optimizer, loss=self._loss, auto_scale_loss=False
+            optimizer=optimizer, loss=head.loss(), auto_scale_loss=False
         )
         _draw_apart(self.model)
         self.views = views
@@ -187,6 +203,8 @@ class Trainer:
                     lambda batch: {k: v for k, v in batch.items() if k != "id"}
                 )
             )
+            if self._draw is not None:
+                dataset = dataset.map(self._draw)
             # The step must find its batch ready.
             return dataset.prefetch(2)
 
@@ -331,9 +349,10 @@ class Trainer:
         with tf.control_dependencies(self._local(batch["position"])):
             waited = tf.cast(self._now() - began, tf.float32)
         inputs = batch["features" if "features" in batch else "image"]
-        report, *kept = self.strategy.run(
-            update, args=(inputs, batch["label"], batch["weight"], asks)
-        )
+        arguments = [inputs, batch["label"], batch["weight"], asks]
+        if "mixing" in batch:
+            arguments.append(batch["mixing"])
+        report, *kept = self.strategy.run(update, args=tuple(arguments))
         return (
             tf.concat([self._local(report)[0], [waited]], 0),
             *(
@@ -351,15 +370,26 @@ class Trainer:
     def _local(self, values) -> tuple[tf.Tensor, ...]:
         return self.strategy.experimental_local_results(values)
 
-    def _replica_step(self, inputs, labels, weights, asks, way=_PLAIN):
+    def _replica_step(
+        self, inputs, labels, weights, asks, mixing=None, way=_PLAIN
+    ):
         """One replica's part of an update.
 
         Returns what all report, [6], and what is to be kept, if anything.
-        `asks` [2] is what this worker wants: to leave, to save.
+        `asks` [2] is what this worker wants: to leave, to save. `mixing` is
+        what `mix` takes.
         """
         context = tf.distribute.get_replica_context()
         sum_up = tf.distribute.ReduceOp.SUM
-        inputs = _readable(inputs, weights)
+        inputs = unmixed = _readable(inputs, weights)
+        # A row's labels, and how much each of them counts.
+        counts = [(labels, tf.ones_like(weights))]
+        if mixing is not None:
+            inputs, share = mix(inputs, weights, mixing)
+            counts = [
+                (labels, share),
+                (tf.reverse(labels, [0]), 1 - share),
+            ]
         # The mean is over the whole batch, whichever replica holds a row.
         total_weight = context.all_reduce(sum_up, tf.reduce_sum(weights))
 
@@ -367,7 +397,7 @@ class Trainer:
         parts = zip(
             *(
                 tf.split(value, self._accumulation)
-                for value in (inputs, labels, weights)
+                for value in (inputs, weights, *itertools.chain(*counts))
             ),
             strict=True,
         )
@@ -376,7 +406,10 @@ class Trainer:
             with tf.control_dependencies(gradients or ()):
                 part = [tf.identity(value) for value in part]
             part_gradients, part_report, part_kept = self._part(
-                *part, total_weight, way
+                *part[:2],
+                [*zip(part[2::2], part[3::2], strict=True)],
+                total_weight,
+                way,
             )
             kept.append(part_kept)
             if gradients is None:
@@ -392,20 +425,18 @@ class Trainer:
         report = context.all_reduce(sum_up, tf.concat([report, asks], 0))
         if way.kept is None:
             return (report,)
+        if way.kept == "image":
+            return report, unmixed
         return report, tf.concat(kept, 0)
 
-    def _part(self, inputs, labels, weights, total_weight, way):
-        """Gradients of some rows, what to report of them, what to keep."""
-        targets = self.classifier.head.encode(labels)
-        kept = inputs
+    def _part(self, inputs, weights, counts, total_weight, way):
+        """Gradients of some rows, what to report of them, their features."""
         if self.classifier.features is not None and way.given == "image":
             # Outside of the tape: nothing there has a gradient.
             inputs = self._features(inputs)
-        if way.kept == "features":
-            kept = inputs
         with tf.GradientTape() as tape:
             outputs = self.classifier.from_features(inputs, training=True)
-            losses = self._loss(targets, outputs)
+            losses = self._losses(counts, outputs)
             weights = tf.cast(weights, losses.dtype)
             loss = tf.math.divide_no_nan(
                 tf.reduce_sum(losses * weights),
@@ -424,7 +455,12 @@ class Trainer:
             if unwrapped(self.optimizer) is not self.optimizer:
                 scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.model.trainable_variables)
-        correct = self.classifier.head.correct(targets, outputs)
+        # Of a mixture: the label with the larger share.
+        (labels, share), *others = counts
+        for other, _ in others:
+            labels = tf.where(share < 0.5, other, labels)
+        head = self.classifier.head
+        correct = head.correct(head.encode(labels), outputs)
         sums = (
             loss,
             tf.reduce_sum(losses * weights),
@@ -432,7 +468,22 @@ class Trainer:
             tf.reduce_sum(weights),
         )
         report = tf.stack([tf.cast(s, tf.float32) for s in sums])
-        return gradients, report, kept
+        return gradients, report, inputs
+
+    def _losses(self, counts, outputs):
+        """Of rows whose labels count for so much, [rows].
+
+        A cross-entropy is linear in its target: this is that of mixed targets.
+        """
+        total = 0.0
+        for labels, share in counts:
+            losses = self._loss(self.classifier.head.encode(labels), outputs)
+            factor = tf.cast(share, losses.dtype)
+            if self._class_weights is not None:
+                of_class = tf.constant(self._class_weights, losses.dtype)
+                factor *= tf.gather(of_class, labels)
+            total += factor * losses
+        return total
 
     def _features(self, images):
         return self.classifier.features(images, training=self._augmented)
@@ -848,6 +899,30 @@ def _refuse_what_is_done_here(optimizer: keras.optimizers.Optimizer) -> None:
                 f"expected None, and {instead} in its place: it counts "
                 "updates and works on several devices."
             )
+
+
+def _spare_norms_and_biases(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable]
+) -> tuple[str, ...]:
+    """Keeps weight decay from vectors; says so, where there is any.
+
+    Decay makes functions simpler by smaller kernels. The scales of
+    normalisations and biases are no part of that (He et al. 2019, section 3.1,
+    https://arxiv.org/abs/1812.01187). To be called before the optimizer is
+    built.
+    """
+    if not optimizer.weight_decay:
+        return ()
+    if hasattr(optimizer, "_exclude_from_weight_decay"):
+        # Whoever made it has chosen by `exclude_from_weight_decay`.
+        return ()
+    vectors = [v for v in variables if len(v.shape) <= 1]
+    optimizer.exclude_from_weight_decay(var_list=vectors)
+    return (
+        f"Weight decay {optimizer.weight_decay:g} is for "
+        f"{len(variables) - len(vectors)} kernels, not for {len(vectors)} "
+        "biases and scales of normalisations.",
+    )
 
 
 def _readable(inputs: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

@@ -21,6 +21,7 @@ from framework.data.images import (
     resize,
 )
 from framework.data.pipeline import (
+    Order,
     Pipeline,
     Share,
     example_ids,
@@ -159,6 +160,76 @@ def test_permutations_are_uniform():
     chi_square = ((counts - expected) ** 2 / expected).sum()
     assert chi_square / (size - 1) ** 2 < 1.5
     assert len({tuple(row) for row in index}) > 0.99 * epochs
+
+
+RARE = np.array([0] * 14 + [2] * 3 + [5])  # 18 of three classes.
+
+
+def test_a_balanced_epoch_has_as_many_of_each_class():
+    order = Order(18, 7, RARE)
+    index, visit = order.visit(tf.range(18 * 40, dtype=tf.int64))
+    epochs = RARE[index.numpy()].reshape(40, 18)
+    for label in (0, 2, 5):
+        assert ((epochs == label).sum(axis=1) == 6).all()
+    assert len({tuple(epoch) for epoch in epochs}) > 35, "in chance order"
+    # No example comes again before all others of its class have.
+    for label in (0, 2, 5):
+        members = np.flatnonzero(label == RARE)
+        mine = index.numpy()[np.isin(index, members)]
+        times = visit.numpy()[np.isin(index, members)]
+        size = len(members)
+        for number in (0, 1, 2):
+            one = mine[times == number]
+            np.testing.assert_array_equal(np.sort(one), members)
+        assert size == 1 or (mine[times == 0] != mine[times == 1]).any()
+        assert np.bincount(times).max() == size
+    # Of the 14, 6 an epoch: all have come after 3 epochs, and not before.
+    for visits, epochs in ((1, 3), (2, 5), (3, 7)):
+        assert order.until(visits) == epochs
+        for after, complete in ((epochs, True), (epochs - 1, False)):
+            seen = visit[: 18 * after] == visits - 1
+            come = np.unique(index.numpy()[: 18 * after][seen])
+            assert (len(come) == 18) == complete
+    np.testing.assert_array_equal(order.per_epoch, [6, 6, 6])
+    # Where they can't all get the same number.
+    assert Order(20, 0, np.array([1] * 19 + [3])).per_epoch.sum() == 20
+    assert Order(7, 0, np.arange(7) % 3).per_epoch.tolist() == [3, 2, 2]
+
+
+def test_a_balanced_order_is_the_same_for_all_workers(examples):
+    examples = examples.select(np.r_[0:25:2, 1:8:2])  # 13 dark, 4 bright.
+    how = {"seed": 4, "sampling": "balanced"}
+    whole = take(Pipeline().training(examples, SIZE, 6, **how), 9)
+    labels = whole["label"][: 3 * 17].reshape(3, 17)
+    assert (labels.sum(axis=1) == 8).all()
+    assert example_ids(examples, whole["position"], **how) == [
+        i.decode() for i in whole["id"]
+    ]
+    for worker in range(2):
+        share = Share(2, worker)
+        # From the third batch on.
+        for batches in (
+            Pipeline().training(
+                examples, SIZE, 6, first_position=12, share=share, **how
+            ),
+            Pipeline().order(
+                examples, 6, first_position=12, share=share, **how
+            ),
+        ):
+            rows = take(batches, 7)
+            mine = whole["position"] % 6 // 3 == worker
+            mine &= whole["position"] >= 12
+            for key in ("id", "label", "position"):
+                np.testing.assert_array_equal(rows[key], whole[key][mine])
+
+
+def test_samplings_that_can_not_be(examples):
+    for kind, sampling, message in (
+        (examples, "fair", "'fair'; expected one of 'natural', 'balanced'"),
+        (streamed(examples), "balanced", "too large to be indexed"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Pipeline().training(kind, SIZE, 6, 0, sampling=sampling)
 
 
 @pytest.mark.parametrize("kind", [lambda e: e, streamed])

@@ -12,7 +12,13 @@ from keras.layers import (
 )
 
 from framework.errors import UserError
-from framework.model.affine import RandomAffine, fuse, parts, resample
+from framework.model.affine import (
+    RandomAffine,
+    RandomResizedCrop,
+    fuse,
+    parts,
+    resample,
+)
 from framework.model.augmentation import augment_in_pipeline, place
 from framework.model.backbones import tiny_cnn
 from framework.model.classifier import classifier
@@ -160,6 +166,70 @@ def test_fused_draw_and_move_as_the_stack(smooth, order):
         assert difference.max() < 5
 
 
+def test_a_crop_is_a_part_of_the_picture_scaled_up():
+    """Left to right a picture counts from 0, top to bottom in tens."""
+    y, x = np.mgrid[:40, :60]
+    ramp = np.stack([x, y, 0 * x], -1).astype(np.float32)
+    layer = RandomResizedCrop((0.1, 0.6), (0.5, 2.0), seed=1)
+    shown = layer(np.repeat(ramp[None], 200, 0), training=True).numpy()
+    # Half a pixel at each border is reflected.
+    width = (shown[:, 20, 50, 0] - shown[:, 20, 10, 0]) / 40
+    height = (shown[:, 30, 30, 1] - shown[:, 10, 30, 1]) / 20
+    area, ratio = width * height, width / height
+    assert 0.099 < area.min() < 0.15 and 0.55 < area.max() < 0.601
+    assert 0.3 < area.mean() < 0.4
+    assert 0.499 < ratio.min() < 0.6 and 1.7 < ratio.max() < 2.01
+    assert 0.8 < np.median(ratio) < 1.25
+    left = shown[:, 20, 30, 0] + 0.5 - width * 30.5
+    assert (left > -0.01).all() and (left + width * 60 < 60.01).all()
+    assert left.min() < 3 and (left + width * 60).max() > 57
+    # Each is what its corners say, and nothing from outside.
+    top = shown[:, 20, 30, 1] + 0.5 - height * 20.5
+    columns = left[:, None] + width[:, None] * (np.arange(60) + 0.5) - 0.5
+    rows = top[:, None] + height[:, None] * (np.arange(40) + 0.5) - 0.5
+    columns, rows = np.clip(columns, 0, 59), np.clip(rows, 0, 39)
+    for channel, expected in (
+        (0, columns[:, None, :]),
+        (1, rows[:, :, None]),
+    ):
+        assert np.abs(shown[..., channel] - expected).max() < 0.01
+
+
+def test_the_whole_picture_is_the_picture(images):
+    layer = RandomResizedCrop((1.0, 1.0), (1 / 3, 3.0))
+    np.testing.assert_allclose(layer(images, training=True), images, atol=1e-2)
+
+
+def test_a_crop_is_fused_with_its_neighbours(smooth):
+    def layers():
+        return [
+            RandomResizedCrop((0.5, 0.9), seed=1),
+            RandomFlip("horizontal", seed=2),
+            RandomRotation(0.02, seed=3),
+        ]
+
+    (fused,) = fuse(layers())
+    together = fused(smooth, training=True)
+    expected = one_by_one(layers(), smooth)
+    middle = np.s_[:, 12:-12, 12:-12]
+    assert np.abs(expected - smooth)[middle].mean() > 5
+    assert np.abs(together - expected)[middle].mean() < 0.5
+    # Not with who fills otherwise.
+    assert len(fuse([layers()[0], RandomRotation(0.1, fill_mode="wrap")])) == 2
+
+
+def test_a_fused_crop_is_saved_and_loaded(images, tmp_path):
+    inputs = keras.Input(images.shape[1:])
+    (fused,) = fuse([RandomResizedCrop(seed=1), RandomRotation(0.1)])
+    model = keras.Model(inputs, fused(inputs))
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(loaded.predict(images, verbose=0), images)
+    (crop, _) = loaded.layers[-1].layers
+    assert isinstance(crop, RandomResizedCrop)
+    assert crop.get_config() == fused.layers[0].get_config()
+
+
 def test_what_is_fused():
     flip, turn, zoom, shear, shift = stack()
     contrast = RandomContrast(0.1)
@@ -251,10 +321,10 @@ def test_compiled_what_is_fused_stays_in_the_model():
 
 
 def variants():
-    return [RandomAffine(**ALL), *fuse(stack())]
+    return [RandomAffine(**ALL), *fuse(stack()), RandomResizedCrop()]
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_compiles(images, number):
     layer = variants()[number]
     step = tf.function(lambda x: layer(x, training=True), jit_compile=True)
@@ -264,7 +334,7 @@ def test_compiles(images, number):
     assert np.any(first != second)
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_in_a_graph_of_unknown_sizes(images, number):
     layer = variants()[number]
     step = tf.function(
@@ -355,8 +425,12 @@ def test_checkpoints_and_replicas_find_its_generators():
         inputs = keras.Input((8, 8, 3))
         model = keras.Model(inputs, layer(inputs))
         states = [v for v in model.variables if "seed" in v.path]
-        assert len(states) == 5
         _draw_apart(model)
+        if isinstance(layer, RandomResizedCrop):
+            assert len(states) == 1
+            assert layer.generator._draws_apart
+            continue
+        assert len(states) == 5
         drawing = getattr(layer, "steps", None) or layer.layers
         assert all(step.generator._draws_apart for step in drawing)
 
@@ -377,3 +451,19 @@ def test_checkpoints_and_replicas_find_its_generators():
 def test_what_is_refused(arguments, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         RandomAffine(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale": (0.0, 1.0)}, "scale is (0.0, 1.0); expected a lower"),
+        ({"scale": (0.5, 1.5)}, "above 0 and not above 1"),
+        ({"scale": 0.5}, "scale is 0.5"),
+        ({"ratio": (2.0, 1.0)}, "ratio is (2.0, 1.0)"),
+        ({"fill_mode": "mirror"}, "fill_mode is 'mirror'"),
+    ],
+)
+def test_what_is_refused_of_a_crop(arguments, message):
+    message = message.replace("(", r"\(").replace(")", r"\)")
+    with pytest.raises(UserError, match=message):
+        RandomResizedCrop(**arguments)

@@ -70,3 +70,88 @@ def test_dropout_stands_before_every_dense_layer():
 def test_bad_settings_are_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+HEADS = {
+    "sparse": softmax_head,
+    "one_hot": lambda n, **kw: softmax_head(n, labels="one_hot", **kw),
+    "sigmoid": sigmoid_head,
+}
+
+
+def training_losses(head, logits, labels):
+    """Losses and their gradients by the logits, compiled as in training."""
+
+    @tf.function
+    def compute(logits):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            outputs = head.layers[-1](logits)
+            targets = head.encode(tf.constant(labels, tf.int64))
+            losses = (head.training_loss or head.loss)()(targets, outputs)
+        return losses, tape.gradient(losses, logits), outputs
+
+    losses, gradients, outputs = compute(tf.constant(logits, tf.float32))
+    return (
+        losses.numpy(),
+        gradients.numpy(),
+        head.probabilities(outputs.numpy()),
+    )
+
+
+LOGITS = {2: [[2.0, -1.0], [0.5, 0.0]], 1: [[2.0], [-0.7]]}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_losses_to_train_by_are_those_of_the_papers(kind):
+    labels = [0, 1]
+    logits = LOGITS[1 if kind == "sigmoid" else 2]
+    losses, _, p = training_losses(
+        HEADS[kind](2, label_smoothing=0.2), logits, labels
+    )
+    target = 0.8 * np.eye(2)[labels] + 0.2 / 2
+    np.testing.assert_allclose(losses, -(target * np.log(p)).sum(-1), rtol=1e-5)
+    for gamma in (0.5, 2.0):
+        head = HEADS[kind](2, loss="focal", focal_gamma=gamma)
+        losses, _, p = training_losses(head, logits, labels)
+        p = p[[0, 1], labels]
+        np.testing.assert_allclose(
+            losses, -((1 - p) ** gamma) * np.log(p), rtol=1e-5
+        )
+    # What is judged by is the same for all.
+    head = HEADS[kind](2, loss="focal")
+    outputs = head.layers[-1](tf.constant(logits))
+    np.testing.assert_allclose(
+        head.loss()(head.encode(tf.constant(labels)), outputs),
+        -np.log(p),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_the_focal_loss_learns_from_what_is_wrong_beyond_doubt(kind, gamma):
+    """Where Keras's have no gradient, and where they have one of NaN."""
+    logits = [[-40.0], [40.0]] if kind == "sigmoid" else [[40.0, 0], [0, 40.0]]
+    head = HEADS[kind](2, loss="focal", focal_gamma=gamma)
+    losses, gradients, _ = training_losses(head, logits, [1, 1])
+    assert losses[0] == pytest.approx(40, rel=1e-3)
+    assert np.abs(gradients[0]).max() == pytest.approx(1, rel=1e-3)
+    assert losses[1] < 1e-6 and np.abs(gradients[1]).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0; expected 0 <="),
+        ({"loss": "mse"}, "loss is 'mse'; expected one of 'cross_entropy'"),
+        ({"focal_gamma": -1.0}, "focal_gamma is -1.0; expected 0 or more"),
+        ({"loss": "focal", "label_smoothing": 0.1}, "one of the two"),
+    ],
+)
+def test_bad_losses_are_refused(how, message):
+    for name in ("softmax_head", "sigmoid_head"):
+        with pytest.raises(UserError, match=f"{name}.*{message}"):
+            {"softmax_head": softmax_head, "sigmoid_head": sigmoid_head}[name](
+                2, **how
+            )

@@ -22,6 +22,7 @@ from framework.model.backbones import Backbone
 from framework.model.classifier import classifier
 from framework.model.heads import softmax_head
 from framework.training.distribution import Distribution
+from framework.training.mixing import CutMix, MixUp
 from framework.training.optimizers import make_optimizer
 from framework.training.precision import precision
 from framework.training.state import Plan
@@ -75,6 +76,9 @@ def train(
     dtype="float64",
     dropout=0.0,
     augmentation=(),
+    mixing=(),
+    class_weights=None,
+    sampling="natural",
 ):
     """The weights after so many updates, and the history."""
     examples = pictures(45)
@@ -89,7 +93,14 @@ def train(
                 augmentation=augmentation,
             )
             made = make_optimizer(optimizer, None, steps)
-            trainer = Trainer(built, made, world, accumulation)
+            trainer = Trainer(
+                built,
+                made,
+                world,
+                accumulation,
+                mixing=mixing,
+                class_weights=class_weights,
+            )
         epochs = max(1, steps * BATCH // len(examples))
         plan = Plan(len(examples), BATCH, epochs)
         if steps == 1:
@@ -97,7 +108,13 @@ def train(
         history = trainer.fit(
             plan,
             lambda first, share: Pipeline().training(
-                examples, SIZE, BATCH, 5, first, share=share
+                examples,
+                SIZE,
+                BATCH,
+                5,
+                first,
+                share=share,
+                sampling=sampling,
             ),
             None,
             None,
@@ -133,6 +150,8 @@ def main() -> None:
             50,
             regularised=True,
             steps_per_call=4,
+            class_weights=[0.5, 1.0, 3.0],
+            sampling="balanced",
         )
     _, results["accumulated"], _ = train(
         world,
@@ -164,7 +183,12 @@ def main() -> None:
             dtype="mixed_float16",
         )
         _, results["random"], _ = train(
-            world, clipped, 20, dropout=0.5, dtype="float32"
+            world,
+            clipped,
+            20,
+            dropout=0.5,
+            dtype="float32",
+            mixing=[MixUp(1.0), CutMix()],
         )
     results["drawn"] = draws(world)
     examples = pictures(37)

@@ -107,7 +107,8 @@ def test_there_are_as_many_replicas(worlds, world, replicas, workers):
 )
 def test_fifty_steps_are_those_of_one_device(worlds, world, run):
     """AdamW with decay and batch normalisation, clipped over the whole batch;
-    a moving average, regularisers, several steps a call; accumulation."""
+    a moving average, regularisers, several steps a call, classes weighted and
+    sampled alike; accumulation."""
     expected = worlds["one"][run]
     np.testing.assert_allclose(worlds[world][run], expected, rtol=0, atol=1e-9)
     assert np.abs(expected).max() > 0.1

@@ -22,6 +22,7 @@ from framework.training.distribution import Distribution, World
 from framework.training.early_stopping import EarlyStopping
 from framework.training.features import Views, once
 from framework.training.interruption import Interrupted
+from framework.training.mixing import CutMix, MixUp
 from framework.training.precision import precision
 from framework.training.progress import ProgressObserver
 from framework.training.state import Plan
@@ -55,17 +56,42 @@ def plan_of(data, epochs=EPOCHS):
     return Plan(len(data.splits["train"]), BATCH, epochs)
 
 
-def decide(asked, built, data, world=ALONE, pipeline=None, **plan):
+def decide(
+    asked,
+    built,
+    data,
+    world=ALONE,
+    pipeline=None,
+    sampling="natural",
+    mixes=False,
+    **plan,
+):
     plan = plan_of(data, **plan)
     pipeline = pipeline or Pipeline(cache="none")
-    return once(asked, built, data, pipeline, world, plan, seed=0)
+    return once(asked, built, data, pipeline, world, plan, 0, sampling, mixes)
 
 
-def train(asked, data, accumulation=1, steps_per_call=1, cache="none", **how):
+def train(
+    asked,
+    data,
+    accumulation=1,
+    steps_per_call=1,
+    cache="none",
+    mixing=(),
+    sampling="natural",
+    **how,
+):
     """Returns (weights, epochs, what was kept)."""
     built = build(**how)
     pipeline, plan = Pipeline(cache=cache), plan_of(data)
-    kept = decide(asked, built, data, pipeline=pipeline)
+    kept = decide(
+        asked,
+        built,
+        data,
+        pipeline=pipeline,
+        sampling=sampling,
+        mixes=bool(mixing),
+    )
     trainer = Trainer(
         built,
         keras.optimizers.Adam(0.01),
@@ -73,6 +99,7 @@ def train(asked, data, accumulation=1, steps_per_call=1, cache="none", **how):
         accumulation,
         kept.views,
         kept.augments,
+        mixing=mixing,
     )
     predictor = Predictor(built, ALONE)
     held_out = pipeline.evaluation(data.splits["validation"], 32, BATCH)
@@ -81,7 +108,13 @@ def train(asked, data, accumulation=1, steps_per_call=1, cache="none", **how):
     history = trainer.fit(
         plan,
         lambda first, share: pipeline.training(
-            data.splits["train"], 32, BATCH, 0, first, share=share
+            data.splits["train"],
+            32,
+            BATCH,
+            0,
+            first,
+            share=share,
+            sampling=sampling,
         ),
         validation(predictor, held_out),
         EarlyStopping(patience=None),
@@ -310,7 +343,16 @@ def test_what_can_not_be_is_refused_or_done_without(data, monkeypatch):
     ("cache", "how"),
     [
         ("auto", {"freeze": "none", "flip": True, "dropout": 0.5}),
-        ("disk", {"flip": True, "accumulation": 2, "steps_per_call": 3}),
+        (
+            "disk",
+            {
+                "flip": True,
+                "accumulation": 2,
+                "steps_per_call": 3,
+                # What is kept is not mixed.
+                "mixing": [MixUp(1.0), CutMix()],
+            },
+        ),
     ],
 )
 def test_pictures_are_decoded_once_bit_for_bit(data, cache, how):
@@ -336,7 +378,7 @@ def test_pictures_are_decoded_once_bit_for_bit(data, cache, how):
     assert their_epochs == epochs and same(weights, others)
     # Once, but for what was read ahead in vain.
     assert 40 <= len(reads) < 3 * 40
-    assert "Pictures are decoded once" in kept.description[-1]
+    assert "Pictures are decoded once" in " ".join(kept.description)
 
 
 def test_pictures_that_the_pipeline_augments_are_not_kept(data):
@@ -348,6 +390,59 @@ def test_pictures_that_the_pipeline_augments_are_not_kept(data):
     assert kept.evaluated["validation"].dtype == np.uint8
     with pytest.raises(UserError, match="the pipeline augments them"):
         decide("auto", built, data, pipeline=Pipeline(cache="memory"))
+
+
+@pytest.fixture
+def lopsided(data):
+    """20 to train on, 14 dark and 6 bright."""
+    train = data.splits["train"]
+    dark, bright = (np.flatnonzero(train.labels == n) for n in (0, 1))
+    few = train.select(np.sort(np.r_[dark, bright[:6]]))
+    return dataclasses.replace(data, splits={**data.splits, "train": few})
+
+
+@pytest.mark.parametrize(
+    ("cache", "how", "key"),
+    [
+        ("auto", {"freeze": "none", "flip": True}, "image"),
+        ("none", {}, "features"),
+    ],
+)
+def test_with_rare_classes_repeated_all_is_there_when_it_is_read(
+    lopsided, cache, how, key
+):
+    """10 of 14 dark ones come an epoch: after two all have come."""
+    how = {**how, "sampling": "balanced"}
+    weights, epochs, _ = train(None, lopsided, **how)
+    others, their_epochs, kept = train("auto", lopsided, cache=cache, **how)
+    assert kept.views.key == key
+    assert kept.views.complete_after == 5 < 4 * 20 / BATCH
+    assert kept.views.kept.are_complete
+    for mine, theirs in zip(weights, others, strict=True):
+        # Features are made of other rows together: rounding.
+        atol = 0 if key == "image" else 1e-4
+        np.testing.assert_allclose(mine, theirs, atol=atol)
+    if key == "image":
+        assert their_epochs == epochs
+    else:
+        # 40 that came in two epochs and 12, instead of 4 times 32.
+        assert (
+            "52 pictures pass the frozen part instead of 128"
+            in (kept.description[0])
+        )
+    # Two views of the 14 take three epochs, four would take six of four.
+    assert decide(
+        2, build(flip=True), lopsided, sampling="balanced"
+    ).views.complete_after == np.ceil(3 * 20 / BATCH)
+    assert not decide(3, build(flip=True), lopsided, sampling="balanced").views
+
+
+def test_what_is_mixed_anew_is_not_kept(data):
+    kept = decide("auto", build(), data, mixes=True)
+    assert kept.views is None and kept.evaluated
+    assert "train.mixing makes the pictures of every" in kept.description[-1]
+    kept = decide("auto", build(flip=True), data, mixes=True)
+    assert "feature_views = 2" not in " ".join(kept.description)
 
 
 def test_a_scratch_file_serves_as_well(data, monkeypatch):

@@ -118,6 +118,21 @@ def test_same_seed_same_weights(fit):
     assert any((a != b).any() for a, b in zip(first, other, strict=True))
 
 
+def test_what_is_judged_by_is_plain_cross_entropy(fit):
+    """However training goes about it."""
+    built, history = fit(
+        lambda n: softmax_head(n, label_smoothing=0.4), early_stopping=None
+    )
+    predictions = Predictor(built, ALONE).predict(
+        Pipeline().evaluation(fit.held_out, 32, 8)
+    )
+    of_true = predictions.probabilities[np.arange(10), predictions.labels]
+    loss = history.epochs[-1]["validation"]["loss"]
+    assert loss == pytest.approx(-np.log(of_true).mean(), rel=1e-4)
+    # Not below what smoothing leaves: the entropy of 0.8 and 0.2 is 0.5.
+    assert history.epochs[-1]["train"]["loss"] > 0.5
+
+
 def test_epochs_end_where_every_example_was_seen(fit):
     recorder = Recorder()
     _, history = fit(epochs=3, batch_size=8, observers=[recorder])
@@ -313,6 +328,51 @@ def test_the_moving_average_is_what_is_judged_and_kept(fit):
             plain.model.get_weights(), averaged.model.get_weights(), strict=True
         )
     )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_weight_decay_is_for_kernels_alone(fit, dtype):
+    """A rate of 0.1 and decay of 0.5 leave 0.95 of what has no gradient."""
+
+    def optimizer():
+        return make_optimizer(
+            lambda: keras.optimizers.AdamW(0.1, weight_decay=0.5), None, 1
+        )
+
+    keras.utils.set_random_seed(0)
+    with precision(dtype):
+        built = classifier(2, tiny_cnn, softmax_head)
+        variables = built.model.trainable_variables
+        for variable in variables:
+            variable.assign(tf.ones(variable.shape))
+        trainer = Trainer(built, optimizer(), ALONE)
+    (sentence,) = trainer.description
+    kernels = [len(v.shape) > 1 for v in variables]
+    assert f"for {sum(kernels)} kernels, not for" in sentence
+    trainer.optimizer.apply([tf.zeros(v.shape) for v in variables])
+    assert 0 < sum(kernels) < len(variables)
+    for variable, is_kernel in zip(variables, kernels, strict=True):
+        np.testing.assert_allclose(
+            variable, 0.95 if is_kernel else 1.0, rtol=1e-6
+        )
+    # Where there is none there is nothing to say.
+    built = classifier(2, tiny_cnn, softmax_head)
+    assert not Trainer(built, keras.optimizers.SGD(), ALONE).description
+
+
+def test_who_has_chosen_what_decays_is_listened_to():
+    def optimizer():
+        made = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+        made.exclude_from_weight_decay(var_names=["kernel"])
+        return made
+
+    built = classifier(2, tiny_cnn, softmax_head)
+    trainer = Trainer(built, optimizer(), ALONE)
+    bias = built.model.get_layer("logits").bias
+    bias.assign(tf.ones(bias.shape))
+    variables = built.model.trainable_variables
+    trainer.optimizer.apply([tf.zeros(v.shape) for v in variables])
+    np.testing.assert_allclose(bias, 0.95, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
