@@ -216,7 +216,7 @@ def classifier(
     if upper is not None and (
         batch_norm == "frozen" or (batch_norm == "auto" and built.pretrained)
     ):
-        for layer in upper.layers:
+        for layer in upper._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer.trainable = False
     above = [*([upper] if upper is not None else ()), *made_head.layers]
@@ -286,7 +286,7 @@ def _freeze(part: keras.Model) -> None:
     the argument that the outer model is called with.
     """
     part.trainable = False
-    for layer in part.layers:
+    for layer in part._flatten_layers():  # Other libraries' layers have some.
         for rate in ("rate", "drop_path_rate"):
             if hasattr(layer, rate):
                 setattr(layer, rate, 0.0)

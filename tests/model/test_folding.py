@@ -6,7 +6,8 @@ from keras import layers as kl
 
 from framework.errors import UserError
 from framework.model.affine import RandomAffine
-from framework.model.backbones import _leaves, course_cnn, tiny_cnn
+from framework.model.backbones import course_cnn, tiny_cnn
+from framework.model.backbones.backbone import leaves
 from framework.model.classifier import classifier
 from framework.model.folding import fold, foldable
 from framework.model.heads import softmax_head
@@ -18,7 +19,7 @@ Norm = kl.BatchNormalization
 def trained(model):
     """Gives normalisations statistics and coefficients that do something."""
     rng = np.random.default_rng(0)
-    for layer in _leaves(model):
+    for layer in leaves(model):
         for variable in layer.weights:
             low_high = {
                 "bias": (-0.3, 0.3),
@@ -33,7 +34,7 @@ def trained(model):
 
 
 def norms(model):
-    return [x for x in _leaves(model) if isinstance(x, Norm)]
+    return [x for x in leaves(model) if isinstance(x, Norm)]
 
 
 def inputs_for(model, batch=4):
@@ -157,7 +158,7 @@ def test_classifiers_compute_the_same(freeze, fuse, tmp_path):
     )
     # None of what is random is left, of the framework's own layers neither:
     # the file loads in plain Keras.
-    names = [type(layer).__name__ for layer in _leaves(folded)]
+    names = [type(layer).__name__ for layer in leaves(folded)]
     assert [n for n in names if "Random" in n] == ["RandomCrop"]
     assert not {"Pipeline", "Dropout", "RandomAffine"} & set(names)
     folded.save(tmp_path / "folded.keras")
@@ -528,7 +529,7 @@ def test_mixed_precision_keeps_its_dtypes(policy):
         keras.config.set_dtype_policy("float32")
     assert norms(folded) == []
     assert not any(
-        type(x).__name__ in ("RandomFlip", "Dropout") for x in _leaves(folded)
+        type(x).__name__ in ("RandomFlip", "Dropout") for x in leaves(folded)
     )
     kernel = folded.get_layer("tiny_cnn").get_layer("conv1").kernel
     assert kernel.dtype == "float32"

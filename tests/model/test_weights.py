@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from framework.errors import UserError
-from framework.model.backbones import _lite0_file, efficientnet_lite0
+from framework.model.backbones import efficientnet_lite0
+from framework.model.backbones.efficientnet_lite import weights_file
 from framework.model.weights import (
     load_efficientnet_lite,
     read_torch_state_dict,
@@ -90,9 +91,9 @@ def test_imagenet_weights_tell_images_apart():
 
 
 def test_every_weight_is_replaced():
-    tensors = read_torch_state_dict(_lite0_file())
+    tensors = read_torch_state_dict(weights_file(0))
     model = efficientnet_lite0(image_size=64, weights=None).model
-    load_efficientnet_lite(model, _lite0_file())
+    load_efficientnet_lite(model, weights_file(0))
     stem = tensors["_conv_stem.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(
         model.get_layer("stem_conv").get_weights()[0], stem
@@ -109,4 +110,4 @@ def test_another_architecture_is_refused():
     from framework.model.backbones import tiny_cnn
 
     with pytest.raises(UserError, match="does not fit tiny_cnn"):
-        load_efficientnet_lite(tiny_cnn().model, _lite0_file())
+        load_efficientnet_lite(tiny_cnn().model, weights_file(0))
