@@ -40,8 +40,9 @@ def hub_backbone(
     inside the classifier. It says nothing of how pictures are resized: the
     pipeline does that.
 
-    Where the backbone has layers of KerasHub's own (ResNet, DenseNet, VGG and
-    Xception have none), a run's `model.keras` needs KerasHub to be loaded.
+    Where the backbone has layers of KerasHub's own, as MobileNet, a run's
+    `model.keras` needs KerasHub to be loaded; ResNet, DenseNet, EfficientNet,
+    VGG and Xception have none.
 
     Args:
         image_size: side of the images in pixels; by default that of the
