@@ -185,14 +185,16 @@ def split_at(
 
 def cuts(model: keras.Model) -> list[str]:
     """Names of the layers through which everything passes, from below."""
-    position = {layer: i for i, layer in enumerate(model.layers)}
+    # Not all of them are layers: `+` leads round some too.
+    operations = model.operations
+    position = {operation: i for i, operation in enumerate(operations)}
     # Where the furthest layer fed from what came before is the next one,
     # nothing leads round.
     reach, found = 0, []
-    for i, layer in enumerate(model.layers[:-1]):
-        if i == reach and i:
-            found.append(layer.name)
-        for node in layer._outbound_nodes:
+    for i, operation in enumerate(operations[:-1]):
+        if i == reach and i and isinstance(operation, keras.layers.Layer):
+            found.append(operation.name)
+        for node in operation._outbound_nodes:
             if node.operation in position:
                 reach = max(reach, position[node.operation])
     return found
