@@ -253,7 +253,7 @@ def _named(backbone: keras.Model, freeze: str | float) -> str:
     """`freeze` in words, where it is a share of the layers."""
     if isinstance(freeze, str):
         return freeze
-    if not 0 <= freeze <= 1:
+    if isinstance(freeze, bool) or not 0 <= freeze <= 1:
         raise UserError(
             f"classifier.freeze is {freeze!r}; expected 'all', 'none', the "
             "name of a layer, or a share of the backbone's layers, from 0 to "
