@@ -16,7 +16,6 @@ from framework.errors import UserError
 from framework.registry import (
     BACKBONES,
     MODES,
-    OPTIMIZERS,
     all_names,
     find,
     nearest,
@@ -146,26 +145,12 @@ class Configuration:
         except Exception as error:
             raise UserError(_explain(error, gin_file)) from error
 
-        self._check_learning_rate()
         if _bound("train.phases") and _bound("train.epochs") is not None:
             raise UserError(
                 "train.epochs is bound and so is train.phases, which replace "
                 "it. Bind the epochs of each phase (tune/Phase.epochs, "
                 "fine_tune.epochs), or train.phases = []."
             )
-
-    def _check_learning_rate(self) -> None:
-        """Refuses a learning rate that a schedule would override."""
-        if _bound("train.schedule") is None:
-            return
-        for name in OPTIMIZERS:
-            parameter = f"{name}.learning_rate"
-            if _bound(parameter) is not None:
-                raise UserError(
-                    f"{parameter} is bound and so is train.schedule, which "
-                    "overrides it. Bind the schedule's rate "
-                    "(warmup_cosine.peak), or train.schedule = None."
-                )
 
     def call(self, mode: str, **arguments):
         """Calls a mode with what the configuration binds.

@@ -171,7 +171,13 @@ def current_scope() -> str:
 
 def in_scope(scope: str) -> contextlib.AbstractContextManager:
     """Inside, what gin files bind in that scope holds, and no other scope's."""
-    return gin.config_scope(scope or None)
+    # A text would be added to the scope at work.
+    return gin.config_scope(scope.split("/") if scope else None)
+
+
+def bound(name: str, parameter: str) -> Any:
+    """What a parameter is bound to in the scope at work, None if it isn't."""
+    return gin.get_bindings(name, resolve_references=False).get(parameter)
 
 
 def find(name: str) -> "Registry | None":
@@ -266,7 +272,8 @@ def _in_words(hint: Any) -> str:
         item = arguments[0] if arguments else None
         of = items.get(item, "")
         if isinstance(item, type) and not of:
-            of = f" of {item.__name__}s, made with parentheses (@name())"
+            of = f" of {item.__name__}s, each made with parentheses"
+            return f"a list{of}, [@name()], or what makes one, @name()"
         return f"a list{of}, in brackets"
     words = {
         int: "a whole number",

@@ -56,6 +56,11 @@ def run(
     name = configuration.name
     place = name if mode == "train" else f"{name}/{mode}"
     RunDirectory.check(configuration.name, workdir)
+    if dry_run and mode != "train":
+        raise UserError(
+            f"A dry run is asked for in the mode {mode!r}; expected 'train', "
+            "which it shows without training."
+        )
 
     if mode != "train" and cluster_resolver() is not None:
         raise UserError(

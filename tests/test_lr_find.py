@@ -44,7 +44,7 @@ def test_a_later_phase_is_tested_after_the_ones_before(in_tmp, capsys):
         mode="lr_find",
     )
     text = capsys.readouterr().out
-    assert "Training phase 1, head, first." in text
+    assert "Phase 1, head, is trained first." in text
     # The head knows something already: a fresh one has ln 3 = 1.10.
     assert found.losses[0] < 1.05
 

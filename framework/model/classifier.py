@@ -90,9 +90,13 @@ class Classifier:
 
     def set_weights(self, values: Sequence[np.ndarray]) -> None:
         """Gives `weights` these values, be they of another phase's model."""
+        lower = [] if self.folded is None else self.folded[1].get_weights()
         for weight, value in zip(self.weights, values, strict=True):
             weight.assign(value)
-        self.refold()
+        if lower and not all(
+            map(np.array_equal, lower, self.folded[1].get_weights())
+        ):
+            self.refold()
 
     def refold(self) -> None:
         """Has `features` compute with the weights that `model` has now."""
@@ -103,15 +107,20 @@ class Classifier:
     def depths(self) -> list[float]:
         """How deep each of the model's trainable variables lies.
 
-        From 0, the pixels, to 1, where the backbone ends and the head begins.
+        From 0, the backbone's lowest layer that is trained, to 1, the head.
         """
         layers = self.backbone.layers
-        depth = {
-            id(variable): position / len(layers)
-            for position, layer in enumerate(layers)
+        position = {
+            id(variable): number
+            for number, layer in enumerate(layers)
             for variable in layer.trainable_variables
         }
-        return [depth.get(id(v), 1.0) for v in self.model.trainable_variables]
+        first = min(position.values(), default=0)
+        return [
+            (position.get(id(variable), len(layers)) - first)
+            / (len(layers) - first)
+            for variable in self.model.trainable_variables
+        ]
 
     def from_features(self, x: tf.Tensor, training: bool) -> tf.Tensor:
         """What `model` makes of pixels that `features` turned into `x`.
@@ -263,7 +272,15 @@ def _named(backbone: keras.Model, freeze: str | float) -> str:
         return "all"
     last = freeze * len(backbone.layers) - 1
     position = {layer.name: i for i, layer in enumerate(backbone.layers)}
-    below = [name for name in cuts(backbone) if position[name] <= last]
+    places = cuts(backbone)
+    below = [name for name in places if position[name] <= last]
+    if freeze and not below:
+        lowest = min((position[name] + 1 for name in places), default=None)
+        least = f"{lowest / len(backbone.layers):.2f}" if lowest else "1"
+        raise UserError(
+            f"classifier.freeze is {freeze}, and {backbone.name} can be cut "
+            f"nowhere so low; expected at least {least}, or 'none'."
+        )
     return below[-1] if below else "none"
 
 

@@ -177,7 +177,7 @@ def benchmark(
     say(console, report.describe(data))
     run = locate()
     state = TrainState(phase=recipe.last_phase)
-    with recipe.on(data, world, state) as setup:
+    with recipe.of_one_epoch().on(data, world, state) as setup:
         for line in (*setup.description, *setup.surroundings):
             say(console, line)
         say(

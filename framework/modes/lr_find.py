@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from framework.console import say
+from framework.data.doctor.diagnosis import Diagnosis
 from framework.data.pipeline import Pipeline
 from framework.errors import UserError
 from framework.evaluation import report
@@ -84,6 +85,7 @@ def lr_find(
     class_weights: Mapping[str, float] | str | None = None,
     sampling: str = "natural",
     phase: int = 1,
+    doctor: str | None = None,
     lowest: float = 1e-6,
     highest: float = 1.0,
     updates: int = 150,
@@ -112,7 +114,9 @@ def lr_find(
         mixing: of pictures.
         class_weights: of training examples.
         sampling: which examples an epoch shows.
-        phase: whose rate to find, from 1; those before it are trained first.
+        phase: whose rate to find, from 1; those before it are trained first,
+            to their last epochs.
+        doctor: as in `train`.
         lowest: the first rate.
         highest: the last rate, unless the loss explodes before.
         updates: how many to make, at most.
@@ -145,13 +149,16 @@ def lr_find(
     )
     world = distribution.make()
     data = task.load(
-        lambda name, reason: console.print(report.stand_in_notice(name, reason))
+        lambda name, reason: console.print(
+            report.stand_in_notice(name, reason)
+        ),
+        Diagnosis.read(doctor) if doctor is not None else None,
     )
     say(console, report.describe(data))
     state = TrainState()
-    for number in range(phase - 1):
+    for _ in range(phase - 1):
         with recipe.on(data, world, state) as setup:
-            say(console, f"Training phase {number + 1}, {setup.title}, first.")
+            say(console, f"{setup.title}, is trained first.")
             setup.trainer.fit(
                 setup.plan, setup.batches, None, None, state=state
             )
@@ -162,13 +169,12 @@ def lr_find(
             lowest, updates - 1, highest / lowest
         )
 
-    # Nothing that is kept for later epochs: there are none.
     tested = dataclasses.replace(
-        recipe,
+        recipe.of_one_epoch(),
         schedule=rising,
-        epochs=1,
         phases=[
-            dataclasses.replace(p, learning_rate=None, epochs=1) for p in phases
+            dataclasses.replace(p, learning_rate=None, schedule=None, epochs=1)
+            for p in phases
         ],
     )
     recorder = _Recorder()
@@ -273,6 +279,11 @@ def _conclude(
     )
     smoothed = _smoothed(losses)
     least = int(smoothed.argmin())
+    if least == updates - 1:
+        raise UserError(
+            f"The loss still falls at the highest rate, {highest:g}; expected "
+            "a higher lr_find.highest."
+        )
     if least == 0:
         raise UserError(
             f"The loss rose from the first update on, at {lowest:g}; expected "

@@ -24,7 +24,11 @@ from framework.training import balance, mixing
 from framework.training.distribution import World
 from framework.training.features import once
 from framework.training.mixing import CutMix, MixUp
-from framework.training.optimizers import learning_rates, make_optimizer
+from framework.training.optimizers import (
+    learning_rates,
+    make_optimizer,
+    refuse_rate,
+)
 from framework.training.phases import Phase
 from framework.training.precision import choose_precision, precision
 from framework.training.state import Plan, TrainState
@@ -73,9 +77,10 @@ class Setup:
     surroundings: tuple[str, ...]
     views: TestTimeViews | None = None
 
-    def opening(self, number: int) -> list[str]:
-        """What to say when phase `number` begins, counted from 0."""
-        named = [f"Phase {number + 1}, {self.title}:"] if self.title else []
+    @property
+    def opening(self) -> list[str]:
+        """What to say when the phase begins."""
+        named = [f"{self.title}:"] if self.title else []
         return [*named, *self.description]
 
     def learning_rates(self) -> str:
@@ -138,6 +143,11 @@ class Recipe:
                     "least 1"
                     f"{', or auto' if name == 'steps_per_call' else ''}."
                 )
+        if self.class_weights == "balanced" and self.sampling == "balanced":
+            raise UserError(
+                "train.class_weights and train.sampling are both 'balanced', "
+                "which would correct twice; expected one of them."
+            )
         if self.xla not in (True, False, "auto"):
             raise UserError(
                 f"train.xla is {self.xla!r}; expected True, False or 'auto'."
@@ -170,21 +180,35 @@ class Recipe:
             UserError: the parts and the data don't fit together.
         """
         chosen = choose_precision(self.precision)
-        later = ()
+        later = {}
         if state is None:
+            self._refuse_two_rates()
+            for number in range(1, len(self._stages)):
+                with self.on(data, world, TrainState(phase=number)) as setup:
+                    later[setup.title] = _shapes(setup.built)
+                del setup  # It may hold room for what is kept.
             state = TrainState()
-            later = self._stages[1:]
-        shapes = []
-        for phase in later:
-            keras.utils.clear_session()  # Forgets the precision, too.
-            with precision(chosen), world.strategy.scope():
-                shapes.append(self._shapes(phase, data, world))
-        keras.utils.clear_session()
+        keras.utils.clear_session()  # Forgets the precision, too.
         with precision(chosen):
             setup = self._setup(data, world, chosen, state)
-            for phase, found in zip(later, shapes, strict=True):
-                _refuse_others(setup.built, phase, found)
+            for title, found in later.items():
+                _refuse_others(_shapes(setup.built), title, found)
             yield setup
+
+    def _refuse_two_rates(self) -> None:
+        for phase in self._stages:
+            if phase.schedule or self.schedule:
+                with phase.building():
+                    refuse_rate()
+
+    def of_one_epoch(self) -> "Recipe":
+        """The same, but that nothing is kept for later epochs."""
+        return dataclasses.replace(
+            self,
+            epochs=1,
+            feature_views=None,
+            phases=[dataclasses.replace(p, epochs=1) for p in self.phases],
+        )
 
     def _compiled(self, world: World) -> bool:
         # Elsewhere it was seen to pay nowhere yet; on processors it is slower.
@@ -195,29 +219,16 @@ class Recipe:
     ) -> tuple[Classifier, keras.optimizers.Optimizer]:
         """Classifier and optimizer of a phase, in the strategy's scope."""
         freeze = {} if phase.freeze is None else {"freeze": phase.freeze}
+        schedule = phase.schedule or self.schedule
         with phase.building():
             return (
                 self.classifier(
                     data.num_classes, compiled=self._compiled(world), **freeze
                 ),
                 make_optimizer(
-                    self.optimizer, self.schedule, steps, phase.learning_rate
+                    self.optimizer, schedule, steps, phase.learning_rate
                 ),
             )
-
-    def _shapes(
-        self, phase: Phase, data: Data, world: World
-    ) -> list[tuple[int, ...]]:
-        plan = Plan(len(data.splits["train"]), self.batch_size, phase.epochs)
-        built, _ = self._build(phase, data, world, plan.steps)
-        self._views(phase, built)
-        return [tuple(w.shape) for w in built.weights]
-
-    def _views(self, phase: Phase, built: Classifier) -> TestTimeViews | None:
-        """By the augmentation of the last phase, whose model is judged."""
-        if self.test_time_augmentation and phase == self._stages[-1]:
-            return self.test_time_augmentation.of(built)
-        return None
 
     def _setup(
         self, data: Data, world: World, chosen: str, state: TrainState
@@ -319,7 +330,10 @@ class Recipe:
         steps_per_call = self.steps_per_call
         if steps_per_call == "auto":
             steps_per_call = _STEPS_PER_CALL_ON_TPU if is_tpu else 1
-        title = phase.title or f"phase {state.phase + 1}"
+        title = f"Phase {state.phase + 1}"
+        if phase.title:
+            title += f", {phase.title}"
+        views = self.test_time_augmentation
         return Setup(
             title if self.phases else None,
             plan,
@@ -357,15 +371,18 @@ class Recipe:
                 world.description,
                 *pipeline.description,
             ),
-            self._views(phase, built),
+            views.of(built) if views else None,
         )
 
 
+def _shapes(built: Classifier) -> list[tuple[int, ...]]:
+    return [tuple(weight.shape) for weight in built.weights]
+
+
 def _refuse_others(
-    built: Classifier, phase: Phase, shapes: list[tuple[int, ...]]
+    expected: list[tuple[int, ...]], title: str, shapes: list[tuple[int, ...]]
 ) -> None:
     """Refuses a later phase whose model can't take over the weights."""
-    expected = [tuple(w.shape) for w in built.weights]
     if shapes == expected:
         return
     different = next(
@@ -377,8 +394,8 @@ def _refuse_others(
         f"{len(shapes)} weights in place of {len(expected)}",
     )
     raise UserError(
-        f"The phase {phase.title or phase!r} builds a model with other weights "
-        f"than the first one ({different}). Expected the same backbone and "
+        f"{title}, builds a model with other weights than the first one "
+        f"({different}). Expected the same backbone and "
         "head; with another image_size, a head that pools ('average' or "
         "'max')."
     )

@@ -45,7 +45,7 @@ from framework.training.profiling import Profiler
 from framework.training.progress import ProgressObserver
 from framework.training.state import TrainState
 from framework.training.throughput import verdict
-from framework.training.trainer import History, Observer, validation
+from framework.training.trainer import History, validation
 
 _ALL_DEVICES = Distribution()
 _NOW_AND_THEN = Checkpoints()
@@ -89,13 +89,13 @@ class _Training:
     def rehearse(self, data: Data) -> None:
         """Builds each phase for `data` and says what it would train."""
         state = None
-        for number in range(self.recipe.last_phase + 1):
+        for _ in range(self.recipe.last_phase + 1):
             with self.recipe.on(data, self.world, state) as setup:
                 if state is None:
                     state = TrainState()
                     for line in setup.surroundings:
                         say(self.console, line)
-                for line in setup.opening(number):
+                for line in setup.opening:
                     say(self.console, line)
                 say(self.console, setup.learning_rates())
                 state.step = setup.plan.total_steps
@@ -117,9 +117,19 @@ class _Training:
                     if run.directory.is_finished:
                         return run.as_it_was_left(setup)
                     history = run.train(setup, state)
-                    if state.phase == self.recipe.last_phase:
+                    is_last = state.phase == self.recipe.last_phase
+                    best = history.epochs[history.best_epoch]["phase"] - 1
+                    if is_last and best == state.phase:
                         return run.end(setup, history)
+                del setup  # Or there would be two at a time.
+                if is_last:
+                    break
                 state.begin_phase()
+            # The model that the best weights were judged with: a later phase
+            # may look at pictures of another size.
+            state.phase = best
+            with self.recipe.on(data, self.world, state) as setup:
+                return run.end(setup, history)
 
 
 class _Run:
@@ -146,7 +156,8 @@ class _Run:
             self._early_stopping = None
         self._found: resuming.Found | None = None
         self._remarks: list[str] = []
-        self._observers: list[Observer] | None = None
+        self._logs: LogObserver | None = None
+        self._is_created = False
         self._seconds_to_first_update: float | None = None
 
     def _say(self, *lines: str) -> None:
@@ -187,7 +198,9 @@ class _Run:
         self._store = store
         if self.directory.is_finished:
             self._results = found
-            return TrainState(phase=training.recipe.last_phase)
+            _, epochs, summary = found
+            best = epochs[summary["train"]["best_epoch"] - 1]
+            return TrainState(phase=best["phase"] - 1)
         self._closing.enter_context(contextlib.closing(self.directory))
         self._closing.enter_context(contextlib.closing(store))
         if found is None:
@@ -199,7 +212,7 @@ class _Run:
         """One phase: batches -> trained weights."""
         training, data, plan = self._training, self._data, setup.plan
         trainer, pipeline = setup.trainer, training.recipe.pipeline
-        self._say(*setup.opening(state.phase))
+        self._say(*setup.opening)
         memories = ()
         if self._found is not None:
             memories = resuming.restore(
@@ -207,11 +220,21 @@ class _Run:
             )
         stream = trainer.stream(setup.batches, plan, state.step)
         trainer.trace(stream, state.step)
-        started = None
-        if self._observers is None:
-            started = training.started
-            self._observers = self._create(setup, state)
-        progress = ProgressObserver(self._console, plan, state.step, started)
+        observers = []
+        if not self._is_created:
+            self._create(setup, state)
+            if self._world.is_chief and training.profile:
+                place = self.directory.file("tensorboard")
+                observers.append(Profiler(self._console, place, state.step))
+        if self._logs is not None:
+            observers.append(self._logs)
+        is_first = self._seconds_to_first_update is None
+        progress = ProgressObserver(
+            self._console,
+            plan,
+            state.step,
+            training.started if is_first else None,
+        )
 
         def validate() -> dict[str, float]:
             # Its batches are made when they are asked for.
@@ -227,7 +250,7 @@ class _Run:
             validate if "validation" in data.splits else None,
             self._early_stopping,
             training.callbacks,
-            [progress, *self._observers],
+            [progress, *observers],
             max_unreadable=pipeline.max_unreadable,
             names=lambda positions: example_ids(
                 data.splits["train"],
@@ -243,23 +266,19 @@ class _Run:
             steps_per_call=setup.steps_per_call,
         )
         self._found = None
-        if self._seconds_to_first_update is None:
+        if is_first:
             self._seconds_to_first_update = progress.seconds_to_first_update
         return history
 
-    def _create(self, setup: Setup, state: TrainState) -> list[Observer]:
-        """Makes the directory; who is to write there of every phase."""
+    def _create(self, setup: Setup, state: TrainState) -> None:
+        """Makes the directory, and says what is to be known of the run."""
         run, training = self.directory, self._training
+        self._is_created = True
         run.path = self._world.chief_does(run.create)
-        observers = []
         if self._world.is_chief:
             self._store.directory = run.checkpoints
             run.write_splits(self._data.splits)
-            observers.append(LogObserver(run, state.epochs))
-            if training.profile:
-                observers.append(
-                    Profiler(self._console, run.file("tensorboard"), state.step)
-                )
+            self._logs = LogObserver(run, state.epochs)
         self._say(
             *self._remarks,
             *resuming.inexact(training.callbacks),
@@ -268,14 +287,14 @@ class _Run:
         if run.is_begun:
             self._say(
                 f"Taken up again after step {state.step} of "
-                f"{setup.plan.total_steps}."
+                f"{setup.plan.total_steps}"
+                + (f", in {setup.title}." if setup.title else ".")
                 + " What was kept of the steps before is made again."
                 * (
                     setup.trainer.views is not None
                     and state.step > setup.plan.first_step
                 ),
             )
-        return observers
 
     def end(self, setup: Setup, history: History) -> Result:
         """Trained weights -> figures, pictures and the saved model."""

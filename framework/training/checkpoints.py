@@ -28,7 +28,7 @@ from framework.errors import UserError
 from framework.registry import PARTS
 
 _ARRAYS, _STATE = "arrays.npz", "state.json"
-_FORMAT = 1
+_FORMAT = 2
 _NAME = r"\d{8,}-\d{4,}"  # Updates, and epochs that are complete.
 
 

@@ -70,13 +70,13 @@ class EarlyStopping:
 
         Args:
             history: as for `best_epoch`.
-            first: index of the first epoch that counts, in this phase: at its
-                beginning a phase may be worse than the one before.
+            first: index of the first epoch that counts, of this phase: it may
+                begin worse than the one before, and get better all the time.
         """
-        if self.patience is None or not history:
+        phase = history[first:]
+        if self.patience is None or not phase:
             return False
-        best = max(self.best_epoch(history), first - 1)
-        return len(history) - 1 - best >= self.patience
+        return len(phase) - 1 - self.best_epoch(phase) >= self.patience
 
     def _value(self, figures: dict) -> float:
         """The monitored figure, turned so that more is better."""

@@ -136,9 +136,9 @@ def describe(mixing: Sequence[MixUp | CutMix], replicas: int) -> str:
         "number of them, others meet"
     )
     return (
-        f"Training pictures are mixed by {names}, before augmentation"
-        f"{within if replicas > 1 else ''}; training accuracy is that of the "
-        "label with the larger share."
+        f"Training pictures are mixed by {names}, before the model augments "
+        f"them{within if replicas > 1 else ''}; training accuracy is that of "
+        "the label with the larger share."
     )
 
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from framework import registry
 from framework.errors import UserError
 from framework.registry import CALLBACKS, OPTIMIZERS
 
@@ -33,6 +34,10 @@ class _CSVLogger(keras.callbacks.CSVLogger):
     """
 
     chief_only = True
+
+    def on_train_begin(self, logs=None) -> None:
+        super().on_train_begin(logs)
+        self.append = True  # When another phase begins.
 
     def get_state(self) -> dict:
         with tf.io.gfile.GFile(self.filename) as file:
@@ -111,6 +116,19 @@ def make_optimizer(
     if keras.config.dtype_policy().name != "mixed_float16":
         return made
     return keras.optimizers.LossScaleOptimizer(made)
+
+
+def refuse_rate() -> None:
+    """Refuses a bound learning rate, which a schedule would override."""
+    for name in OPTIMIZERS:
+        rate = registry.bound(name, "learning_rate")
+        if rate is not None:
+            raise UserError(
+                f"{name}.learning_rate is bound to {rate}, and there is a "
+                "schedule, which overrides it. Bind the schedule's rate "
+                "(warmup_cosine.peak) or the phase's "
+                "(tune/Phase.learning_rate), or train.schedule = None."
+            )
 
 
 def _has_peak(schedule: Callable[..., object]) -> bool:

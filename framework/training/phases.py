@@ -19,7 +19,8 @@ for one phase alone, as the last line does.
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from framework import registry
 from framework.errors import UserError
@@ -36,8 +37,9 @@ class Phase:
         freeze: as `classifier.freeze`: "all", "none", the name of a layer, or
             a share of the backbone's layers.
         learning_rate: the peak of the schedule; where there is none, the
-            optimizer's.
-        lowest_rate: what the backbone's lowest layer gets of the learning
+            optimizer's. It goes before what is bound for these.
+        schedule: as `train.schedule`.
+        lowest_rate: what the lowest layer that is trained gets of the learning
             rate; the layers between it and the head get shares that rise
             geometrically with depth. Discriminative fine-tuning: Howard and
             Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.2.
@@ -51,6 +53,7 @@ class Phase:
     epochs: int
     freeze: str | float | None = None
     learning_rate: float | None = None
+    schedule: Callable[..., Any] | None = None
     lowest_rate: float = 1.0
     name: str | None = None
     scope: str = dataclasses.field(default_factory=registry.current_scope)
@@ -92,6 +95,10 @@ def fine_tune(
 ) -> Sequence[Phase]:
     """The usual two: the head alone, then the upper part of the backbone.
 
+    Their scopes are `head` and `tune`.
+
+    Their scopes are `head` and `tune`.
+
     Batch normalisations of a pretrained backbone keep their statistics in both
     (`classifier.batch_norm`).
 
@@ -104,6 +111,6 @@ def fine_tune(
         lowest_rate: as in `Phase`, in the second.
     """
     return (
-        Phase(head_epochs, "all", head_rate, name="head"),
-        Phase(epochs, freeze, rate, lowest_rate, name="tune"),
+        Phase(head_epochs, "all", head_rate, scope="head"),
+        Phase(epochs, freeze, rate, lowest_rate=lowest_rate, scope="tune"),
     )

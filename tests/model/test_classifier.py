@@ -218,7 +218,7 @@ def softmax_head_as_backbone(image_size):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"freeze": True}, "'all', 'none' or the name"),
+        ({"freeze": True}, "'all', 'none', the name"),
         ({"freeze": "conv"}, "no layer 'conv'"),
         ({"batch_norm": "off"}, "'auto', 'frozen' or 'trained'"),
         ({"augmentation": [keras.layers.RandomFlip]}, "with parentheses"),

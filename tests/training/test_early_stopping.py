@@ -35,9 +35,10 @@ def test_it_waits_for_as_many_epochs_as_it_was_told():
 def test_a_phase_may_begin_worse_than_the_one_before():
     stopping = EarlyStopping(patience=2)
     assert stopping.should_stop(history(1, 5, 4))
-    assert not stopping.should_stop(history(1, 5), first=1)
-    assert stopping.should_stop(history(1, 5, 4), first=1)
-    assert not stopping.should_stop(history(1, 5, 0.9, 2), first=1)
+    assert not stopping.should_stop(history(1), first=1)
+    # It gets better all the time.
+    assert not stopping.should_stop(history(1, 5, 4, 3, 2), first=1)
+    assert stopping.should_stop(history(1, 3, 4, 5), first=1)
 
 
 @pytest.mark.parametrize(

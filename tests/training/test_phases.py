@@ -170,6 +170,18 @@ def test_what_is_bound_in_its_scope_holds_for_one_phase_alone(in_tmp, capsys):
         (["tune/Phase.learning_rate = 0.0"], "a number above 0"),
         (["tune/classifier.image_size = 48"], "a head that pools"),
         (["tune/tiny_cnn.weights = 'nowhere'"], "no weights at nowhere"),
+        (["tune/Phase.freeze = 0.1"], "can be cut nowhere so low"),
+        (
+            ["train.feature_views = 1", "tune/Phase.freeze = 'none'"],
+            "augments nothing, but nothing",
+        ),
+        (
+            [
+                "tune/Phase.schedule = @one_cycle",
+                "tune/keras.Adam.learning_rate = 0.01",
+            ],
+            "bound to 0.01, and there is a schedule",
+        ),
         (["train.phases = [@tune/Phase]"], "with parentheses"),
         (["train.epochs = 3"], "train.epochs is bound and so is train.phases"),
         (
@@ -246,10 +258,10 @@ def test_lower_layers_learn_at_lower_rates():
         )
 
     plain, lowered = step(1.0), step(0.01)
-    # Of seven layers of tiny_cnn conv1 is the second, conv2 the fifth.
+    # Of tiny_cnn's six layers above the input conv2 is the fourth.
     for layer, share in (
-        ("conv1", 0.01 ** (1 - 1 / 7)),
-        ("conv2", 0.01 ** (1 - 4 / 7)),
+        ("conv1", 0.01),
+        ("conv2", 0.01 ** (1 - 3 / 6)),
         ("logits", 1.0),
     ):
         (path,) = (p for p in plain if p.endswith(f"{layer}/kernel"))
@@ -295,3 +307,112 @@ def test_a_phase_is_known_by_its_scope_or_its_name():
         assert Phase(1).title == "tune"
         assert Phase(1, name="all").title == "all"
     assert Phase(1).title is None
+
+
+@pytest.mark.slow
+def test_the_usual_way_to_unfreeze_collapses_and_ours_does_not(in_tmp):
+    """Few pictures, small batches, a pretrained backbone.
+
+    The usual way trains batch normalisation and everything else at the rate
+    that suited the head, and keeps what comes out.
+    """
+    common = [
+        "shapes.examples = 200",
+        "train.batch_size = 8",
+        "train.epochs = None",
+        "classifier.backbone = @efficientnet_lite0",
+        "classifier.image_size = 64",
+        "softmax_head.pooling = 'average'",
+        "softmax_head.hidden = []",
+    ]
+    usual = framework.run(
+        "gin/smoke.gin",
+        [
+            *common,
+            "train.early_stopping = None",
+            "train.phases = [@head/Phase(), @all/Phase()]",
+            "head/Phase.epochs = 5",
+            "head/Phase.freeze = 'all'",
+            "head/Phase.learning_rate = 0.01",
+            "all/Phase.epochs = 2",
+            "all/Phase.freeze = 'none'",
+            "all/Phase.learning_rate = 0.01",
+            "all/classifier.batch_norm = 'trained'",
+        ],
+    )
+    ours = framework.run(
+        "gin/smoke.gin",
+        [
+            *common,
+            "train.phases = @fine_tune()",
+            "fine_tune.head_epochs = 5",
+            "fine_tune.head_rate = 0.01",
+            "fine_tune.epochs = 2",
+        ],
+    )
+
+    def by_epoch(result):
+        epochs = result.history.epochs
+        return [e["validation"]["accuracy"] for e in epochs]
+
+    print(by_epoch(usual), by_epoch(ours))
+    reached = max(by_epoch(usual)[:5])
+    assert by_epoch(usual)[-1] < reached - 0.15
+    assert min(by_epoch(ours)[5:]) > max(by_epoch(ours)[:5]) - 0.05
+    assert ours.summary["validation"]["accuracy"] >= max(by_epoch(ours)[:5])
+
+
+def test_the_model_that_is_judged_is_the_one_that_was_best(in_tmp):
+    """Where a later phase, at another size, only made it worse."""
+    bindings = [
+        *PHASES,
+        "softmax_head.pooling = 'average'",
+        "tune/classifier.image_size = 48",
+        "tune/Phase.learning_rate = 30.0",
+        "tune/Phase.lowest_rate = 1.0",
+        "train.callbacks = [@keras.CSVLogger()]",
+        "keras.CSVLogger.filename = 'epochs.csv'",
+    ]
+    result = framework.run("gin/smoke.gin", bindings)
+    epochs = result.history.epochs
+    best = epochs[result.history.best_epoch]
+    assert best["phase"] == 1
+    assert result.model.input_shape == (None, 32, 32, 3)
+    for name, value in best["validation"].items():
+        assert result.summary["validation"][name] == pytest.approx(value)
+    again = framework.run("gin/smoke.gin", bindings, workdir=result.directory)
+    assert again.model.input_shape == (None, 32, 32, 3)
+    # Keras's logger begins anew whenever training does.
+    assert len((in_tmp / "epochs.csv").read_text().splitlines()) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["distribution.replicas = 2"],
+        ["train.folds = 2"],
+        ["train.feature_views = 1", "tune/classifier.augmentation = []"],
+    ],
+)
+def test_phases_go_with_what_else_there_is(in_tmp, monkeypatch, more):
+    on_step = ProgressObserver.on_step
+
+    def interrupt(self, epoch, now, figures):
+        on_step(self, epoch, now, figures)
+        if now == 17:
+            signal.raise_signal(signal.SIGTERM)
+
+    bindings = [*PHASES, *more]
+    expected = framework.run("gin/smoke.gin", bindings, workdir="undisturbed")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(ProgressObserver, "on_step", interrupt)
+        framework.run("gin/smoke.gin", bindings)
+    framework.run("gin/smoke.gin", bindings)
+    read = "fold-1/summary.json" if "folds" in more[0] else "summary.json"
+    ours, theirs = (
+        json.loads((in_tmp / place / read).read_text())["weights_sha256"]
+        for place in ("undisturbed", "runs/smoke/001")
+    )
+    assert ours == theirs
+    assert expected.history.epochs[-1]["phase"] == 2
