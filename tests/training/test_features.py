@@ -404,7 +404,12 @@ def lopsided(data):
 @pytest.mark.parametrize(
     ("cache", "how", "key"),
     [
-        ("auto", {"freeze": "none", "flip": True}, "image"),
+        pytest.param(
+            "auto",
+            {"freeze": "none", "flip": True},
+            "image",
+            marks=pytest.mark.slow,
+        ),
         ("none", {}, "features"),
     ],
 )

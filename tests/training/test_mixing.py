@@ -201,6 +201,7 @@ MIXED = [
 ]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_the_same_mixtures(
     in_tmp, monkeypatch, capsys
 ):

@@ -132,17 +132,11 @@ def test_a_run_is_continued_exactly_in_any_phase(in_tmp, monkeypatch, step):
     assert (
         result.summary["weights_sha256"] == expected.summary["weights_sha256"]
     )
-    # As it was left, the last phase's model and all.
-    again = framework.run("gin/smoke.gin", PHASES, workdir="undisturbed")
-    for a, b in zip(
-        again.model.get_weights(), expected.model.get_weights(), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_what_is_bound_in_its_scope_holds_for_one_phase_alone(in_tmp, capsys):
     """Progressive resizing, with more augmentation on the larger pictures."""
-    result = framework.run(
+    framework.run(
         "gin/smoke.gin",
         [
             *PHASES,
@@ -152,8 +146,8 @@ def test_what_is_bound_in_its_scope_holds_for_one_phase_alone(in_tmp, capsys):
             "tune/classifier.augmentation = [@keras.RandomContrast()]",
             "keras.RandomContrast.factor = 0.1",
         ],
+        dry_run=True,
     )
-    assert result.model.input_shape == (None, 24, 24, 3)
     first, second = capsys.readouterr().out.split("Phase 2, tune:")
     assert "16x16 px" in first and "24x24 px" in second
     assert "RandomFlip" in first and "RandomContrast" not in first
@@ -279,6 +273,7 @@ def test_fine_tune_is_the_head_and_then_the_upper_part():
     assert [phase.title for phase in (head, tune)] == ["head", "tune"]
 
 
+@pytest.mark.slow
 def test_unfreezing_at_a_ruinous_rate_does_not_cost_what_was_reached(in_tmp):
     pretrained = framework.run(
         "gin/smoke.gin", ["train.epochs = 5", "shapes.examples = 400"]
@@ -381,7 +376,10 @@ def test_the_model_that_is_judged_is_the_one_that_was_best(in_tmp):
     for name, value in best["validation"].items():
         assert result.summary["validation"][name] == pytest.approx(value)
     again = framework.run("gin/smoke.gin", bindings, workdir=result.directory)
-    assert again.model.input_shape == (None, 32, 32, 3)
+    for a, b in zip(
+        again.model.get_weights(), result.model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
     # Keras's logger begins anew whenever training does.
     assert len((in_tmp / "epochs.csv").read_text().splitlines()) == 5
 
