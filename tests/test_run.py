@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -617,9 +618,15 @@ def test_every_gin_file_tells_its_command_and_its_result(name):
 @pytest.mark.parametrize(
     "name",
     [
-        # As folder.gin, but for the source.
+        # As folder.gin or rps_rendered.gin, but for the source.
         pytest.param(name, marks=pytest.mark.slow)
-        if name in ("manifest.gin", "prepared.gin")
+        if name
+        in (
+            "manifest.gin",
+            "prepared.gin",
+            "rps_photos.gin",
+            "rps_photos_rendered.gin",
+        )
         else name
         for name in GIN_FILES
     ],
@@ -641,6 +648,10 @@ def test_every_gin_file_builds_and_runs(in_tmp, some_pictures, name):
         rows = [f"{p},{p.parent.name}" for p in some_pictures.rglob("*.png")]
         pathlib.Path("rows.csv").write_text("\n".join(["path,label", *rows]))
         bindings.append("Manifest.path = 'rows.csv'")
+    if name == "rps_photos_rendered.gin":
+        shutil.copytree(some_pictures / "dog", some_pictures / "scissors")
+        for animal, hand in (("cat", "rock"), ("dog", "paper")):
+            (some_pictures / animal).rename(some_pictures / hand)
     if name == "prepared.gin":
         root = f"ImageFolder.root = '{some_pictures}'"
         written = ["prepare.directory = 'shards'", root]
@@ -713,6 +724,8 @@ def test_the_tfds_tasks_know_their_labels(in_tmp):
     with tfds.testing.mock_data(num_examples=40):
         hands = TASKS["rock_paper_scissors"]().load()
         pets = TASKS["cats_vs_dogs"]().load()
+    # These are not the known images, and whose hands they show is not known.
+    assert any("groups are not known" in note for note in hands.notes)
     assert hands.class_names == ("rock", "paper", "scissors")
     assert list(hands.splits) == ["train", "validation", "test"]
     assert pets.class_names == ("cat", "dog")

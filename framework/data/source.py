@@ -104,10 +104,11 @@ class IndexedExamples:
         part = np.zeros(len(self), int)
         filled = np.zeros(count, int)
         for members, sizes in self._units(seed):
-            if len(members) < count:
+            labels = np.unique(self.labels[np.concatenate(members)])
+            if len(labels) == 1 and len(members) < count:
                 raise UserError(
                     f"{count} folds are asked for, and the class "
-                    f"{class_names[self.labels[members[0][0]]]} has "
+                    f"{class_names[labels[0]]} has "
                     f"{len(members)} examples, or groups of them, that may be "
                     "parted; expected at least one a fold. Ask for fewer folds."
                 )
@@ -118,6 +119,12 @@ class IndexedExamples:
                 part[members[i]] = least
                 in_class[least] += sizes[i]
                 filled[least] += sizes[i]
+        if len(np.unique(part)) < count:
+            raise UserError(
+                f"{count} folds are asked for, and there are "
+                f"{len(np.unique(part))} groups of examples that may be "
+                "parted; expected at least one a fold. Ask for fewer folds."
+            )
         for label in np.unique(self.labels):
             # A class may lie within groups that count for other classes.
             if len(np.unique(part[self.labels == label])) < 2:
@@ -139,7 +146,7 @@ class IndexedExamples:
     ) -> Iterator[tuple[list[np.ndarray], np.ndarray]]:
         """By class: what is not to be parted, in the order of the seed.
 
-        A group with pictures of several classes counts for that of its first.
+        Groups with pictures of several classes are together one more class.
 
         Yields:
             the indices of each unit's examples, and how many these are.
@@ -157,13 +164,47 @@ class IndexedExamples:
             np.cumsum(np.bincount(unit, minlength=len(names)))[:-1],
         )
         rank = np.array([_hash(seed, name) for name in names], np.uint64)
-        for label in np.unique(self.labels[first]):
-            (units,) = np.nonzero(self.labels[first] == label)
+        label_of = self.labels[first]
+        mixed = np.unique(unit[self.labels != label_of[unit]])
+        label_of[mixed] = -1
+        for label in np.unique(label_of):
+            (units,) = np.nonzero(label_of == label)
             units = units[np.argsort(rank[units], kind="stable")]
             yield (
                 [members[u] for u in units],
                 np.array([len(members[u]) for u in units]),
             )
+
+
+def join(first: IndexedExamples, second: IndexedExamples) -> IndexedExamples:
+    """The examples of both, of the same classes, one after the other.
+
+    Ids must differ; groups are those that either has.
+    """
+
+    def read(row: tf.Tensor) -> tf.Tensor:
+        return tf.cond(
+            row < len(first),
+            lambda: first.read(tf.gather(first.rows, row)),
+            lambda: second.read(tf.gather(second.rows, row - len(first))),
+        )
+
+    groups = None
+    if first.groups is not None or second.groups is not None:
+        none = [np.full(len(e), "", object) for e in (first, second)]
+        groups = np.concatenate(
+            [
+                none if examples.groups is None else examples.groups
+                for examples, none in zip((first, second), none, strict=True)
+            ]
+        )
+    return IndexedExamples(
+        ids=np.concatenate([first.ids, second.ids]),
+        labels=np.concatenate([first.labels, second.labels]),
+        rows=np.arange(len(first) + len(second), dtype=np.int64),
+        read=read,
+        groups=groups,
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

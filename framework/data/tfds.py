@@ -11,13 +11,14 @@ import os
 import re
 import shutil
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import hashing
 from tensorflow_datasets.core.download import resource
 
 from framework.data import network
@@ -164,6 +165,65 @@ def check_array_record(directory: Any) -> None:
             "ArrayRecord files need the package array_record, which is not "
             "installed here (there is one for Linux only). Take TFRecord files."
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What is known of an example from outside of its data set.
+
+    Attributes:
+        class_name: its class.
+        group: what it shares a side of every split with; "" for nothing.
+    """
+
+    class_name: str
+    group: str = ""
+
+
+def with_groups(
+    source: Source, known: Mapping[str, Mapping[str, Known]]
+) -> Source:
+    """Gives examples of TFDS the groups that their keys tell.
+
+    TFDS keeps no keys (file names, mostly), but writes a split in the order
+    of their hashes, which has been the same in all versions: who knows the
+    keys knows which record is which. That the classes of all records agree is
+    checked; where they don't, it is another data set (one of
+    `tfds.testing.mock_data`, say), which stays without groups and gets a note.
+
+    Args:
+        source: what `Tfds` returns.
+        known: by split, by the key that the builder yields.
+
+    Returns:
+        the source with the groups, and with the keys as ids.
+    """
+    splits, notes = dict(source.splits), []
+    for split, by_key in known.items():
+        if split not in splits:
+            continue
+        examples = splits[split]
+        hasher = hashing.Hasher(split)
+        keys = sorted(by_key, key=hasher.hash_key)
+        expected = [by_key[key].class_name for key in keys]
+        if not isinstance(examples, IndexedExamples) or expected != [
+            source.class_names[label] for label in examples.labels
+        ]:
+            notes.append(
+                f"The {split} split is not in the order that TFDS gives the "
+                f"{len(keys)} examples which are known, or is streamed: its "
+                "groups are not known, and what is cut off from it may part "
+                "them."
+            )
+            continue
+        splits[split] = dataclasses.replace(
+            examples,
+            ids=np.array(keys, object),
+            groups=np.array([by_key[key].group for key in keys], object),
+        )
+    return dataclasses.replace(
+        source, splits=splits, notes=(*source.notes, *notes)
+    )
 
 
 # Finding the builder.

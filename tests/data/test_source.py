@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from framework.data.source import IndexedExamples, Source, array_source
+from framework.data.source import (
+    IndexedExamples,
+    Source,
+    array_source,
+    join,
+)
 from framework.errors import UserError
 
 
@@ -185,3 +190,49 @@ def test_a_class_within_the_groups_of_another_is_not_lost_to_folds():
     examples = grouped(["g", "g", "g", "", "", ""], [0, 1, 1, 0, 0, 0])
     with pytest.raises(UserError, match="class b are in one group"):
         examples.folds(2, 0, ("a", "b"))
+
+
+def test_groups_of_several_classes_are_dealt_out_whole():
+    # Seven persons, each with pictures of all three classes.
+    person = np.repeat(np.arange(7), 30)
+    labels = np.tile([0, 1, 2], 70)
+    examples = grouped([f"p{n}" for n in person], labels)
+    rest, part = examples.cut(2 / 7, seed=0)
+    assert len(set(part.groups)) == 2
+    assert not set(part.groups) & set(rest.groups)
+    assert np.bincount(part.labels).tolist() == [20] * 3
+    assert set(examples.cut(2 / 7, seed=1)[1].groups) != set(part.groups)
+    folds = examples.folds(7, 0, ("a", "b", "c"))
+    assert sorted(set(p.groups).pop() for _, p in folds) == [
+        f"p{n}" for n in range(7)
+    ]
+    assert all(len(part) == 30 for _, part in folds)
+    with pytest.raises(UserError, match=r"8 folds .* 7 groups"):
+        examples.folds(8, 0, ("a", "b", "c"))
+
+
+def test_two_sources_joined_are_read_as_each_alone():
+    one = array_source(*arrays(6), ("a", "b")).splits["train"]
+    other = array_source(*arrays(4, first=100), ("a", "b")).splits["train"]
+    other = dataclasses.replace(
+        other,
+        ids=np.array([f"other/{i}" for i in range(4)], object),
+        groups=np.array(["g", "g", "h", ""], object),
+    )
+    # A part of the one, in another order.
+    one, other = one.select(np.array([5, 0, 3])), other.select([1, 2])
+    both = join(one, other)
+    assert both.ids.tolist() == [*one.ids, *other.ids]
+    assert both.labels.tolist() == [*one.labels, *other.labels]
+    assert both.groups.tolist() == ["", "", "", "g", "h"]
+    dataset = tf.data.Dataset.from_tensor_slices(both.rows).map(both.read)
+    shown = [int(image[0, 0, 0]) for image in dataset]
+    assert shown == [5, 0, 3, 101, 102]
+    assert join(one, one).groups is None
+
+
+def arrays(count, first=0):
+    """Pictures that show their numbers, and labels."""
+    numbers = np.arange(first, first + count)
+    images = np.tile(numbers[:, None, None, None], [1, 2, 2, 3])
+    return images.astype(np.uint8), numbers % 2

@@ -14,7 +14,7 @@ from tensorflow_datasets.core.download import checksums, resource
 from framework.data import network
 from framework.data.images import decode
 from framework.data.source import IndexedExamples, StreamedExamples
-from framework.data.tfds import Tfds, rendered_hands
+from framework.data.tfds import Known, Tfds, rendered_hands, with_groups
 from framework.errors import SourceUnavailable, UserError
 from framework.registry import SOURCES
 
@@ -379,3 +379,31 @@ def test_it_is_a_registered_source(prepared):
         assert SOURCES["Tfds"]().class_names == ("z", "a")
     finally:
         gin.clear_config()
+
+
+def test_keys_that_are_known_tell_records_and_groups(prepared):
+    source = Tfds("dots", data_dir=prepared)
+    known = {
+        "train": {str(i): Known("za"[i % 2], f"g{i // 10}") for i in range(30)}
+    }
+    grouped = with_groups(source, known)
+    examples = grouped.splits["train"]
+    assert not grouped.notes
+    assert sorted(examples.ids, key=int) == [str(i) for i in range(30)]
+    for i, key in enumerate(examples.ids):
+        image = decode(examples.read(tf.constant(examples.rows[i])))
+        assert int(image[0, 0, 0]) == int(key)
+        assert examples.groups[i] == f"g{int(key) // 10}"
+    assert grouped.splits["test"].groups is None
+
+
+def test_other_records_than_those_known_stay_without_groups(prepared):
+    source = Tfds("dots", data_dir=prepared)
+    for labels, names in (("za", range(29)), ("az", range(30))):
+        known = {"train": {str(i): Known(labels[i % 2], "g") for i in names}}
+        other = with_groups(source, known)
+        assert "groups are not known" in other.notes[0]
+        assert other.splits["train"].groups is None
+        assert other.splits["train"].ids.tolist() == (
+            source.splits["train"].ids.tolist()
+        )

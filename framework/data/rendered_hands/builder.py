@@ -22,8 +22,11 @@ SEED = 0
 class RenderedHands(tfds.core.GeneratorBasedBuilder):
     """Hands that show rock, paper or scissors, rendered from a skeleton."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES: ClassVar = {
+        "1.0.0": "First release.",
+        "2.0.0": "Poses, cameras and pictures vary as real ones do.",
+    }
 
     def _info(self) -> tfds.core.DatasetInfo:
         shape = (render.SIZE, render.SIZE, 3)

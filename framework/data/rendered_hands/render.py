@@ -28,6 +28,7 @@ SIZE = 300  # pixels, as in TFDS's rock_paper_scissors
 SPLITS = ("train", "test")
 _OVER = 4 / 3  # hands are drawn this much finer, then averaged down
 _SIDE = int(SIZE * _OVER)
+_FROM = (0.36, 0.12, 0.12, 0.4)  # how often an arm comes from which side
 _FAR = np.float32(-1e5)  # the depth, in pixels, of what is not there
 _CELLS = 40
 _TEST_CELLS = np.arange(2, _CELLS, 5)
@@ -112,19 +113,21 @@ def scene(split: str, index: int, rng: np.random.Generator) -> Scene:
 
     # Around the forearm's axis: a fist reads from any side, the other two
     # only with their spread side towards the camera.
-    reach = {ROCK: 50.0, PAPER: 34.0, SCISSORS: 30.0}[label]
+    reach = {ROCK: 62.0, PAPER: 46.0, SCISSORS: 40.0}[label]
     yaw = (2 * turn - 1) * reach
     if label == ROCK and rng.uniform() < 0.12:
         yaw = 90.0 + 0.5 * yaw  # the thumb's side
         palm_up = False
-    reach = {ROCK: 20.0, PAPER: 22.0, SCISSORS: 20.0}[label]
-    pitch = np.clip(rng.normal(0.0, 0.55), -1, 1) * reach
+    pitch = np.clip(rng.normal(0.0, 0.55), -1, 1) * 27.0
     if label == ROCK and not palm_up:
         pitch += 6.0  # knuckles towards the camera, as on photographs
-    # Half the arms come up from below, half from anywhere.
+    # Arms come up from below, in from a side, or from anywhere.
     angle = (2 * roll - 1) * 180.0
-    if rng.uniform() < 0.5:
-        angle *= 0.22
+    comes = rng.choice(("below", "left", "right", "anywhere"), p=_FROM)
+    if comes != "anywhere":
+        angle = (
+            0.22 * angle + {"below": 0.0, "left": -90.0, "right": 90.0}[comes]
+        )
     yaw, pitch, angle = np.radians([yaw + 180.0 * palm_up, pitch, angle])
     rotation = _about(2, angle) @ _about(0, pitch) @ _about(1, yaw)
     if left:
@@ -198,10 +201,19 @@ def _frame(sc: Scene, rng: np.random.Generator) -> _View:
     extent = (high - low).max()
     # A fist is photographed from a little nearer than an open hand.
     near = {ROCK: 1.25, PAPER: 1.0, SCISSORS: 1.05}[sc.label]
-    scale = rng.uniform(0.9, 1.5) * near * _OVER
-    scale = np.clip(scale, 0.42 * _SIDE / extent, 0.92 * _SIDE / extent)
+    scale = rng.uniform(0.9, 1.9) * near * _OVER
+    # Some hands are too near to fit in.
+    most = 1.12 if rng.uniform() < 0.12 else 0.94
+    scale = np.clip(scale, 0.42 * _SIDE / extent, most * _SIDE / extent)
     room = _SIDE - scale * (high - low)
     where = rng.beta(2.0, 2.0, 2)
+    if rng.uniform() < 0.4:
+        # Pushed in from the arm's side, which hardly shows.
+        arm = -sc.rotation[:2, 1] * [1.0, -1.0]
+        arm /= max(np.abs(arm).max(), 1e-6)
+        along = np.abs(arm)
+        where = where + along * (0.5 + 0.5 * arm - where)
+        where = where + rng.uniform(0.0, 0.25) * np.sign(arm) * (along > 0.9)
     return _View(cones, float(scale), where * room - scale * low, sc)
 
 
@@ -928,12 +940,12 @@ def _photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     image *= (1 + rng.normal(0, [0.025, 0.01, 0.03])).astype(np.float32)
     picture = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
     softness = rng.uniform()
-    if softness < 0.1:
+    if softness < 0.3:
         # A small picture that somebody enlarged.
-        small = int(rng.uniform(90, 200))
+        small = int(np.exp(rng.uniform(np.log(24), np.log(200))))
         picture = picture.resize((small, small), Image.Resampling.BOX)
         picture = picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-    elif softness < 0.5:
+    elif softness < 0.6:
         radius = rng.uniform(0.3, 1.0)
         picture = picture.filter(ImageFilter.GaussianBlur(radius))
     x, y = rng.integers(0, 384 - SIZE, 2)

@@ -186,7 +186,8 @@ def pose(
                 # The last ball's centre lies its radius short of the tip.
                 length -= radii[digit, 3]
             joints[digit, k + 1] = joints[digit, k] + along * length
-    _thumb(rng, label, joints, dorsal, bones[0], radii)
+    fan = spread[INDEX] - spread[LITTLE]
+    _thumb(rng, label, fan, joints, dorsal, bones[0], radii)
 
     side, lift = rng.normal(0.0, [0.16, 0.18]).clip(-0.35, 0.35)
     elbow = 450.0 * _unit(np.array([side, -1.0, lift]))
@@ -206,36 +207,50 @@ def _fingers(
     bend = np.zeros((5, 3))
     # Of an open hand: adjacent fingers, then wide apart; 17, 14 and 32
     # degrees are the widest between neighbours (doi:10.5115/acb.23.310).
-    opening = rng.beta(1.1, 1.1)
+    opening = 0.0 if rng.uniform() < 0.4 else rng.beta(1.1, 1.1)
     fan = np.radians([0.0, 15.0, 1.0, -12.0, -30.0])
     closed = np.radians([0.0, -1.5, 0.0, 2.5, 6.0])
     if label == PAPER:
         spread = closed + opening * (fan - closed)
         spread += np.radians(rng.normal(0.0, 1.5, 5)) * opening
-        common = abs(rng.normal(0.0, 1.0))
-        bend[:] = np.radians([5.0, 7.0, 4.0]) * common
-        bend += np.radians(rng.normal(0.0, 2.5, (5, 3)))
+        if rng.uniform() < 0.3:
+            # Some gaps open, others closed: two fingers look like one.
+            gaps = np.diff(closed)[1:]
+            gaps = gaps + rng.beta(0.5, 0.5, 3) * (np.diff(fan)[1:] - gaps)
+            spread[INDEX], spread[MIDDLE] = -gaps[0], 0.0
+            spread[RING], spread[LITTLE] = gaps[1], gaps[1] + gaps[2]
+        common = abs(rng.normal(0.0, 1.2))
+        bend[:] = np.radians([6.0, 7.0, 4.0]) * common
+        uneven = 2.5 if rng.uniform() < 0.6 else [7.0, 4.0, 2.5]
+        bend += np.radians(rng.normal(0.0, uneven, (5, 3)))
         bend[:, 0] -= np.radians(rng.uniform(-2.0, 8.0)) * opening
         bend[:, 1:] = np.maximum(bend[:, 1:], 0.0)
         return spread, bend
 
-    tight = rng.uniform(0.0, 1.0)
+    # Some fists are hardly closed.
+    tight = rng.uniform(-1.2, 1.0)
     fist = np.radians(
         [76.0 + 13.0 * tight, 97.0 + 9.0 * tight, 62.0 + 14.0 * tight]
     )
-    bend[:] = fist + np.radians(rng.normal(0.0, 2.5, (5, 3)))
+    uneven = 2.5 if rng.uniform() < 0.5 else 7.0
+    bend[:] = fist + np.radians(rng.normal(0.0, uneven, (5, 3)))
+    if label == ROCK and rng.uniform() < 0.3:
+        # The knuckles stay up and the fingers curl, as before a fist closes.
+        bend[:, 0] -= np.radians(rng.uniform(5.0, 40.0))
+        bend[:, 0] -= np.radians(rng.uniform(0.0, 12.0, 5))
+    bend = np.minimum(bend, np.radians([92.0, 108.0, 80.0]))
     bend[:, 0] += np.radians([0.0, -4.0, 0.0, 3.0, 5.0])
     # Folded fingers lean towards the base of the thumb.
     spread[:] = np.radians([0.0, -2.0, 0.0, 2.0, 5.0])
     if label == SCISSORS:
-        # The V: 20 to 44 degrees between the two fingers' axes.
-        half = np.radians(rng.uniform(10.0, 22.0))
-        lean = np.radians(rng.uniform(-4.0, 4.0))
+        # The V: 8 to 46 degrees between the two fingers' axes.
+        half = np.radians(rng.uniform(4.0, 23.0))
+        lean = np.radians(rng.uniform(-7.0, 7.0))
         spread[INDEX], spread[MIDDLE] = lean + half, lean - half
         common = abs(rng.normal(0.0, 1.0))
         for digit in (INDEX, MIDDLE):
-            bend[digit] = np.radians([4.0, 6.0, 3.0]) * common
-            bend[digit] += np.radians(rng.normal(0.0, 2.0, 3))
+            bend[digit] = np.radians([5.0, 6.0, 3.0]) * common
+            bend[digit] += np.radians(rng.normal(0.0, [4.0, 2.0, 2.0]))
             bend[digit, 1:] = np.maximum(bend[digit, 1:], 0.0)
         # The ring finger cannot bend as far as in a fist beside a straight
         # middle finger.
@@ -247,21 +262,26 @@ def _fingers(
 def _thumb(
     rng: np.random.Generator,
     label: int,
+    fan: float,
     joints: np.ndarray,
     dorsal: np.ndarray,
     bones: np.ndarray,
     radii: np.ndarray,
 ) -> None:
-    """Fills row 0 of `joints` and `dorsal`."""
+    """Fills row 0 of `joints` and `dorsal`; `fan` is the fingers' spread."""
     root = joints[THUMB, 0]
     lengths = bones - np.array([0.0, 0.0, radii[THUMB, 3]])
-    # A few people leave the thumb out of a fist, or of a V.
-    out = {ROCK: 0.08, SCISSORS: 0.2, PAPER: 1.0}[label]
+    # Many people leave the thumb out of a fist, or of a V; some lay it
+    # across an open hand.
+    out = {ROCK: 0.35, SCISSORS: 0.45, PAPER: 0.85}[label]
     if rng.uniform() < out:
-        low = 16.0 if label == PAPER else 24.0
-        angle = np.radians(rng.uniform(low, 56.0))
+        low, high = (16.0 if label == PAPER else 24.0), 68.0
+        if label == PAPER and fan < 0:
+            # Beside closed fingers the thumb is mostly drawn in, too.
+            low, high = 6.0, rng.choice((24.0, 60.0), p=(0.65, 0.35))
+        angle = np.radians(rng.uniform(low, high))
         # Apart it points away; drawn in it lies along the hand.
-        apart = (angle - np.radians(16.0)) / np.radians(40.0)
+        apart = max(angle - np.radians(16.0), 0.0) / np.radians(40.0)
         turns = np.radians([0.0, 16.0 - 14.0 * apart, 10.0 - 16.0 * apart])
         turns[1:] += np.radians(rng.normal(0.0, 4.0, 2))
         dip = rng.uniform(-0.35, -0.05)
@@ -288,8 +308,17 @@ def _thumb_target(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the folded thumb's tip goes, a first guess and its nail's side.
 
-    The tip rests on the middle phalanx of a folded finger, outside it.
+    The tip rests on the middle phalanx of a folded finger, outside it; where
+    none is folded, on the palm below the knuckles.
     """
+    if label == PAPER:
+        digit = (INDEX, MIDDLE, RING)[rng.integers(3)]
+        down = np.array([0.0, -rng.uniform(12.0, 26.0), 0.0])
+        down[2] = -radii[digit, 0] - 0.8 * radii[THUMB, 3]
+        guess = np.array(
+            [[0.0, 0.0, 0.0], [20.0, 36.0, -16.0], [12.0, 58.0, -22.0]]
+        )
+        return joints[digit, 0] + down, guess, np.array([0.5, 0.0, -0.8])
     if label == ROCK:
         digit = MIDDLE if rng.uniform() < 0.7 else INDEX
     else:
