@@ -440,6 +440,7 @@ def test_a_run_may_lie_on_another_file_system(in_tmp):
     assert not list(in_tmp.iterdir())
 
 
+@pytest.mark.slow
 def test_the_link_points_at_complete_runs_only(in_tmp, monkeypatch):
     first = framework.run("gin/smoke.gin", QUICK)
 
@@ -519,6 +520,7 @@ def test_a_task_of_ones_own_is_found_in_the_working_directory(in_tmp):
     assert summary["validation"]["label"] == "validation, used for selection"
 
 
+@pytest.mark.slow
 def test_a_task_of_an_installed_package_is_found(in_tmp):
     """By an entry point, without a word in the gin file."""
     (in_tmp / "site" / "pets-1.0.dist-info").mkdir(parents=True)
@@ -626,6 +628,9 @@ def test_every_gin_file_tells_its_command_and_its_result(name):
             "prepared.gin",
             "rps_photos.gin",
             "rps_photos_rendered.gin",
+            "rps_rendered.gin",
+            # As cats_vs_dogs_finetune.gin's first phase.
+            "cats_vs_dogs_sigmoid.gin",
         )
         else name
         for name in GIN_FILES

@@ -561,6 +561,7 @@ def test_a_stopped_run_makes_its_views_again(
     )
 
 
+@pytest.mark.slow
 def test_a_run_stopped_while_views_are_made_again_loses_nothing(
     in_tmp, monkeypatch
 ):
@@ -590,6 +591,7 @@ def test_a_run_stopped_while_views_are_made_again_loses_nothing(
     )
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_frozen_weights_it_began_with(
     in_tmp, monkeypatch
 ):

@@ -61,6 +61,7 @@ def test_the_first_update_does_not_count():
     assert history.input_wait < 0.5
 
 
+@pytest.mark.slow
 def test_a_compiled_update_is_the_same_update():
     """With XLA, up to rounding."""
     losses = []
