@@ -629,6 +629,7 @@ def test_every_gin_file_tells_its_command_and_its_result(name):
             "rps_photos.gin",
             "rps_photos_rendered.gin",
             "rps_rendered.gin",
+            "rps_finetune.gin",
             # As cats_vs_dogs_finetune.gin's first phase.
             "cats_vs_dogs_sigmoid.gin",
         )
