@@ -101,4 +101,4 @@ def test_the_stand_in(in_tmp, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     result = framework.run("gin/rps_softmax.gin")
     assert result.summary["data"]["stand_in"]
-    assert result.summary["test"]["accuracy"] >= 0.98
+    assert result.summary["test"]["accuracy"] >= 0.955
