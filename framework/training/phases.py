@@ -90,7 +90,7 @@ def fine_tune(
     epochs: int = 8,
     freeze: str | float = 0.5,
     head_rate: float = 1e-3,
-    rate: float = 3e-4,
+    rate: float = 1e-4,
     lowest_rate: float = 0.1,
 ) -> Sequence[Phase]:
     """The usual two: the head alone, then the upper part of the backbone.
