@@ -169,12 +169,13 @@ def lr_find(
             lowest, updates - 1, highest / lowest
         )
 
+    tested = recipe.of_one_epoch()
     tested = dataclasses.replace(
-        recipe.of_one_epoch(),
+        tested,
         schedule=rising,
         phases=[
-            dataclasses.replace(p, learning_rate=None, schedule=None, epochs=1)
-            for p in phases
+            dataclasses.replace(p, learning_rate=None, schedule=None)
+            for p in tested.phases
         ],
     )
     recorder = _Recorder()
