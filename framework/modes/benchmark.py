@@ -4,10 +4,9 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import keras
 import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
@@ -19,13 +18,11 @@ from framework.data.source import Examples, IndexedExamples
 from framework.errors import UserError
 from framework.evaluation import report
 from framework.model.classifier import Classifier
-from framework.modes.recipe import Recipe, Setup
+from framework.modes.recipe import Recipe, Setup, with_recipe
 from framework.registry import MODES
 from framework.run_directory import RunDirectory
 from framework.task import Task
 from framework.training.distribution import Distribution
-from framework.training.mixing import CutMix, MixUp
-from framework.training.phases import Phase
 from framework.training.state import Plan, TrainState
 from framework.training.throughput import NOTICED
 
@@ -95,51 +92,24 @@ class Benchmark:
 
 
 @MODES.register(given=["locate", "console"])
+@with_recipe
 def benchmark(
     locate: Callable[[], RunDirectory],
     task: Task,
-    classifier: Callable[..., Classifier],
-    optimizer: Callable[..., keras.optimizers.Optimizer],
-    pipeline: Pipeline,
+    recipe: Recipe,
     distribution: Distribution = _ALL_DEVICES,
-    schedule: Callable[[int], Any] | None = None,
-    phases: Sequence[Phase] = (),
-    batch_size: int = 32,
-    accumulation: int = 1,
-    steps_per_call: int | str = "auto",
-    precision: str = "float32",
-    xla: bool | str = "auto",
-    seed: int = 0,
-    deterministic: bool = True,
-    mixing: Sequence[MixUp | CutMix] = (),
-    class_weights: Mapping[str, float] | str | None = None,
-    sampling: str = "natural",
     seconds: float = 5.0,
     console: Console | None = None,
 ) -> Benchmark:
     """Measures the pipeline alone, the updates alone, and both.
 
-    All else is as `train` has it, whose bindings hold here too.
+    What is bound of `train` holds here, too.
 
     Args:
         locate: finds the directory to write to.
         task: what the data is.
-        classifier: builds the model.
-        optimizer: updates it.
-        pipeline: makes batches.
+        recipe: of training. Of several phases, the last one is measured.
         distribution: which devices train together.
-        schedule: of the learning rate.
-        phases: of several, the last one is measured.
-        batch_size: examples an update, over all replicas.
-        accumulation: in how many parts a replica works through its rows.
-        steps_per_call: updates between two looks of the host.
-        precision: what Keras computes with.
-        xla: whether XLA compiles an update.
-        seed: of weights and order.
-        deterministic: as in `train`; slower on some devices.
-        mixing: of pictures.
-        class_weights: of training examples.
-        sampling: which examples an epoch shows.
         seconds: how long to measure each, in each of three rounds.
         console: where to write.
 
@@ -151,25 +121,6 @@ def benchmark(
         raise UserError(
             f"benchmark.seconds is {seconds}; expected more than 0."
         )
-    recipe = Recipe(
-        classifier=classifier,
-        optimizer=optimizer,
-        pipeline=pipeline,
-        schedule=schedule,
-        epochs=1,
-        batch_size=batch_size,
-        accumulation=accumulation,
-        steps_per_call=steps_per_call,
-        feature_views=None,
-        precision=precision,
-        xla=xla,
-        seed=seed,
-        deterministic=deterministic,
-        phases=phases,
-        mixing=mixing,
-        class_weights=class_weights,
-        sampling=sampling,
-    )
     world = distribution.make()
     data = task.load(
         lambda name, reason: console.print(report.stand_in_notice(name, reason))
@@ -187,7 +138,11 @@ def benchmark(
         )
         say(console, f"Measuring, for about {9 * seconds:.0f} s or more.")
         measured = _measure(
-            setup, data.splits["train"], pipeline, batch_size, seconds
+            setup,
+            data.splits["train"],
+            recipe.pipeline,
+            recipe.batch_size,
+            seconds,
         )
     run.create()
     found = Benchmark(**measured, directory=run.path)

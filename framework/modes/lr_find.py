@@ -11,8 +11,7 @@ import dataclasses
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -21,17 +20,13 @@ from rich.console import Console
 
 from framework.console import say
 from framework.data.doctor.diagnosis import Diagnosis
-from framework.data.pipeline import Pipeline
 from framework.errors import UserError
 from framework.evaluation import report
-from framework.model.classifier import Classifier
-from framework.modes.recipe import Recipe
+from framework.modes.recipe import Recipe, with_recipe
 from framework.registry import MODES
 from framework.run_directory import RunDirectory
 from framework.task import Task
 from framework.training.distribution import Distribution
-from framework.training.mixing import CutMix, MixUp
-from framework.training.phases import Phase
 from framework.training.state import Plan, TrainState
 
 _ALL_DEVICES = Distribution()
@@ -65,25 +60,12 @@ class LearningRates:
 
 
 @MODES.register(given=["locate", "console"])
+@with_recipe
 def lr_find(
     locate: Callable[[], RunDirectory],
     task: Task,
-    classifier: Callable[..., Classifier],
-    optimizer: Callable[..., keras.optimizers.Optimizer],
-    pipeline: Pipeline,
+    recipe: Recipe,
     distribution: Distribution = _ALL_DEVICES,
-    schedule: Callable[[int], Any] | None = None,
-    epochs: int | None = None,
-    phases: Sequence[Phase] = (),
-    batch_size: int = 32,
-    accumulation: int = 1,
-    precision: str = "float32",
-    xla: bool | str = "auto",
-    seed: int = 0,
-    deterministic: bool = True,
-    mixing: Sequence[MixUp | CutMix] = (),
-    class_weights: Mapping[str, float] | str | None = None,
-    sampling: str = "natural",
     phase: int = 1,
     doctor: str | None = None,
     lowest: float = 1e-6,
@@ -93,27 +75,13 @@ def lr_find(
 ) -> LearningRates:
     """Trains at rising rates; suggests one.
 
-    All else is as `train` has it, whose bindings hold here too.
+    What is bound of `train` holds here, too.
 
     Args:
         locate: finds the directory to write to.
         task: what the data is.
-        classifier: builds the model.
-        optimizer: updates it.
-        pipeline: makes batches.
+        recipe: of training.
         distribution: which devices train together.
-        schedule: of the phases before the one that is tested.
-        epochs: of these, where `phases` is empty.
-        phases: of training.
-        batch_size: examples an update, over all replicas.
-        accumulation: in how many parts a replica works through its rows.
-        precision: what Keras computes with.
-        xla: whether XLA compiles an update.
-        seed: of weights and order.
-        deterministic: as in `train`.
-        mixing: of pictures.
-        class_weights: of training examples.
-        sampling: which examples an epoch shows.
         phase: whose rate to find, from 1; those before it are trained first,
             to their last epochs.
         doctor: as in `train`.
@@ -127,26 +95,9 @@ def lr_find(
             loss never fell.
     """
     console = console or Console()
-    _check(lowest, highest, updates, phase, max(len(phases), 1))
-    recipe = Recipe(
-        classifier=classifier,
-        optimizer=optimizer,
-        pipeline=pipeline,
-        schedule=schedule,
-        epochs=epochs,
-        batch_size=batch_size,
-        accumulation=accumulation,
-        steps_per_call=1,
-        feature_views=None,
-        precision=precision,
-        xla=xla,
-        seed=seed,
-        deterministic=deterministic,
-        phases=phases,
-        mixing=mixing,
-        class_weights=class_weights,
-        sampling=sampling,
-    )
+    _check(lowest, highest, updates, phase, recipe.last_phase + 1)
+    # The loss of each update is looked at, and no epoch comes twice.
+    recipe = dataclasses.replace(recipe, steps_per_call=1, feature_views=None)
     world = distribution.make()
     data = task.load(
         lambda name, reason: console.print(
@@ -190,7 +141,7 @@ def lr_find(
         )
         with contextlib.suppress(_Exploded):
             setup.trainer.fit(
-                Plan(updates * batch_size, batch_size, 1),
+                Plan(updates * recipe.batch_size, recipe.batch_size, 1),
                 setup.batches,
                 None,
                 None,

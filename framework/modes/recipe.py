@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import inspect
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -100,9 +101,51 @@ class Setup:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Recipe:
-    """What decides a model's weights, but for the data; see `train`.
+    """What decides a model's weights, but for the data.
 
-    And by what views it is judged in the end, beside the plain one.
+    And by what views it is judged in the end, beside the plain one. A mode
+    that is made `with_recipe` has the attributes as parameters of its own, so
+    that a gin file binds `train.batch_size`.
+
+    Attributes:
+        classifier: builds the model; `@classifier`.
+        optimizer: `@keras.Adam`, without parentheses.
+        pipeline: how pictures become batches; `@pipeline()`.
+        schedule: maps the number of updates to the optimizer's learning
+            rate; `@warmup_cosine`, without parentheses.
+        epochs: passes over the training split, at most; 10 by default.
+        phases: in place of `epochs`, one phase after another, each with its
+            epochs: `@fine_tune()`, or a list of `@head/Phase()`,
+            `@tune/Phase()`. See `framework.training.phases`.
+        batch_size: examples an update, over all replicas.
+        accumulation: in how many parts a replica works through its rows of a
+            batch, to save memory.
+        steps_per_call: updates between two looks of the host; "auto": 32 on a
+            TPU, else 1.
+        feature_views: how many views of a picture a frozen part of the
+            backbone works on, once, whatever the number of epochs; "auto": one
+            where nothing is augmented, else one an epoch, as it is without
+            this; 1 switches augmentation off. None has it work in every epoch,
+            on the validation split too. See `framework.training.features`.
+        precision: "float32", "mixed_bfloat16", "mixed_float16" or "float64";
+            "auto": 16 bits where the devices are made for it.
+        xla: whether XLA compiles an update; "auto": on a TPU only.
+        seed: of weights, order, augmentation and dropout.
+        deterministic: same seed, same machine: same weights. Some operations
+            are slower for it on a GPU.
+        test_time_augmentation: whether the final figures are given for the
+            mean over several views of each picture, too;
+            `@TestTimeAugmentation()`. They stand beside the others, in
+            `summary.json` under "test_time_augmentation" of each split, and
+            choose nothing.
+        mixing: training pictures are mixed with each other;
+            `[@MixUp(), @CutMix()]`: each picture by one of them.
+        class_weights: what a training example's loss is multiplied by, by the
+            name of its class, {"cat": 2.0}; others count 1. "balanced": by
+            as much as the class is rarer than the average one.
+        sampling: "natural": an epoch shows each example once; "balanced": as
+            many examples, but each class as often as any other. See
+            `framework.data.pipeline.Order`.
 
     Raises:
         UserError: a value makes no sense.
@@ -111,17 +154,17 @@ class Recipe:
     classifier: Callable[..., Classifier]
     optimizer: Callable[..., keras.optimizers.Optimizer]
     pipeline: Pipeline
-    schedule: Callable[[int], Any] | None
-    epochs: int | None
-    batch_size: int
-    accumulation: int
-    steps_per_call: int | str
-    feature_views: int | str | None
-    precision: str
-    xla: bool | str
-    seed: int
-    deterministic: bool
+    schedule: Callable[[int], Any] | None = None
+    epochs: int | None = None
     phases: Sequence[Phase] = ()
+    batch_size: int = 32
+    accumulation: int = 1
+    steps_per_call: int | str = "auto"
+    feature_views: int | str | None = "auto"
+    precision: str = "float32"
+    xla: bool | str = "auto"
+    seed: int = 0
+    deterministic: bool = True
     test_time_augmentation: TestTimeAugmentation | None = None
     mixing: Sequence[MixUp | CutMix] = ()
     class_weights: Mapping[str, float] | str | None = None
@@ -373,6 +416,29 @@ class Recipe:
             ),
             views.of(built) if views else None,
         )
+
+
+def with_recipe(mode: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a mode the attributes of a `Recipe` in place of its `recipe`."""
+    own = inspect.signature(mode).parameters
+    parts = inspect.signature(Recipe).parameters
+    others = {name: own[name] for name in own if name != "recipe"}
+
+    @functools.wraps(mode)
+    def call(**arguments):
+        made = Recipe(**{k: v for k, v in arguments.items() if k in parts})
+        rest = {k: v for k, v in arguments.items() if k in others}
+        return mode(recipe=made, **rest)
+
+    # Those without a default come first, or it is no signature.
+    parameters = sorted(
+        (*others.values(), *parts.values()),
+        key=lambda parameter: parameter.default is not parameter.empty,
+    )
+    call.__signature__ = inspect.Signature(parameters)
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    del call.__wrapped__  # Where gin would look for parameters.
+    return call
 
 
 def _shapes(built: Classifier) -> list[tuple[int, ...]]:

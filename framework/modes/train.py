@@ -7,7 +7,7 @@ import functools
 import io
 import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -20,12 +20,8 @@ from framework.data.pipeline import Pipeline, example_ids
 from framework.data.source import StreamedExamples
 from framework.errors import UserError
 from framework.evaluation import report
-from framework.evaluation.at_test_time import (
-    TestTimeAugmentation,
-)
 from framework.evaluation.predictions import Predictions
-from framework.model.classifier import Classifier
-from framework.modes.recipe import Recipe, Setup
+from framework.modes.recipe import Recipe, Setup, with_recipe
 from framework.registry import MODES
 from framework.run_directory import (
     SUMMARY,
@@ -39,8 +35,6 @@ from framework.training import resuming
 from framework.training.checkpoints import Checkpoints, CheckpointStore
 from framework.training.distribution import Distribution, World
 from framework.training.early_stopping import EarlyStopping
-from framework.training.mixing import CutMix, MixUp
-from framework.training.phases import Phase
 from framework.training.profiling import Profiler
 from framework.training.progress import ProgressObserver
 from framework.training.state import TrainState
@@ -373,34 +367,18 @@ class _Run:
         "started",
     ]
 )
+@with_recipe
 def train(
     locate: Callable[[], RunDirectory],
     fingerprint: Callable[[], str],
     task: Task,
-    classifier: Callable[..., Classifier],
-    optimizer: Callable[..., keras.optimizers.Optimizer],
-    pipeline: Pipeline,
+    recipe: Recipe,
     distribution: Distribution = _ALL_DEVICES,
     checkpoints: Checkpoints = _NOW_AND_THEN,
     early_stopping: EarlyStopping | None = None,
-    schedule: Callable[[int], Any] | None = None,
-    epochs: int | None = None,
-    phases: Sequence[Phase] = (),
-    batch_size: int = 32,
-    accumulation: int = 1,
-    steps_per_call: int | str = "auto",
-    feature_views: int | str | None = "auto",
-    precision: str = "float32",
-    xla: bool | str = "auto",
-    seed: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
-    deterministic: bool = True,
     doctor: str | None = None,
     folds: int | None = None,
-    test_time_augmentation: TestTimeAugmentation | None = None,
-    mixing: Sequence[MixUp | CutMix] = (),
-    class_weights: Mapping[str, float] | str | None = None,
-    sampling: str = "natural",
     at_hand: Callable[[], Diagnosis | None] = lambda: None,
     profile: bool = False,
     dry_run: bool = False,
@@ -414,55 +392,18 @@ def train(
             be in order, so that a mistake leaves nothing behind.
         fingerprint: of the configuration, when all of it is known.
         task: what the data is; `@rock_paper_scissors()`.
-        classifier: builds the model; `@classifier`.
-        optimizer: `@keras.Adam`, without parentheses.
-        pipeline: how pictures become batches; `@pipeline()`.
+        recipe: what decides the model's weights.
         distribution: which devices train together; `@distribution()`.
         checkpoints: how often to save; `@Checkpoints()`.
         early_stopping: which epoch is best, when to stop (the phase, where
             there are several); None trains all epochs and keeps the last
             one's weights.
-        schedule: maps the number of updates to the optimizer's learning
-            rate; `@warmup_cosine`, without parentheses.
-        epochs: passes over the training split, at most; 10 by default.
-        phases: in place of `epochs`, one phase after another, each with its
-            epochs: `@fine_tune()`, or a list of `@head/Phase()`,
-            `@tune/Phase()`. See `framework.training.phases`.
-        batch_size: examples an update, over all replicas.
-        accumulation: in how many parts a replica works through its rows of a
-            batch, to save memory.
-        steps_per_call: updates between two looks of the host; "auto": 32 on a
-            TPU, else 1.
-        feature_views: how many views of a picture a frozen part of the
-            backbone works on, once, whatever the number of epochs; "auto": one
-            where nothing is augmented, else one an epoch, as it is without
-            this; 1 switches augmentation off. None has it work in every epoch,
-            on the validation split too. See `framework.training.features`.
-        precision: "float32", "mixed_bfloat16", "mixed_float16" or "float64";
-            "auto": 16 bits where the devices are made for it.
-        xla: whether XLA compiles an update; "auto": on a TPU only.
-        seed: of weights, order, augmentation and dropout.
         callbacks: Keras callbacks.
-        deterministic: same seed, same machine: same weights. Some operations
-            are slower for it on a GPU.
         doctor: a run directory of `--mode=doctor`: what is in its quarantine
             is left out, duplicates stay on one side of a cut.
         folds: cross-validation: the training split is dealt out into so many
             parts, each of which a model that has not seen it is tested on.
             None trains one model.
-        test_time_augmentation: whether the final figures are given for the
-            mean over several views of each picture, too;
-            `@TestTimeAugmentation()`. They stand beside the others, in
-            `summary.json` under "test_time_augmentation" of each split, and
-            choose nothing.
-        mixing: training pictures are mixed with each other;
-            `[@MixUp(), @CutMix()]`: each picture by one of them.
-        class_weights: what a training example's loss is multiplied by, by the
-            name of its class, {"cat": 2.0}; others count 1. "balanced": by
-            as much as the class is rarer than the average one.
-        sampling: "natural": an epoch shows each example once; "balanced": as
-            many examples, but each class as often as any other. See
-            `framework.data.pipeline.Order`.
         at_hand: finds what a doctor said earlier, to report leaks where
             `doctor` is None; it changes nothing.
         profile: write a trace of ten updates, for TensorBoard.
@@ -482,26 +423,6 @@ def train(
             f"train.folds is {folds}; expected a whole number, at least 2, or "
             "None."
         )
-    recipe = Recipe(
-        classifier=classifier,
-        optimizer=optimizer,
-        pipeline=pipeline,
-        schedule=schedule,
-        epochs=epochs,
-        batch_size=batch_size,
-        accumulation=accumulation,
-        steps_per_call=steps_per_call,
-        feature_views=feature_views,
-        precision=precision,
-        xla=xla,
-        seed=seed,
-        deterministic=deterministic,
-        phases=phases,
-        test_time_augmentation=test_time_augmentation,
-        mixing=mixing,
-        class_weights=class_weights,
-        sampling=sampling,
-    )
     # Devices -> replicas. First of all: workers can't be joined later.
     world = distribution.make()
     console = console or Console()
