@@ -259,16 +259,22 @@ def _image_size() -> int | None:
 
 def _mistake(message: str) -> str | None:
     """Tells a user's mistake from ours by what gin adds to an error."""
-    callers = re.findall(r"In call to configurable '([^']+)'", message)
-    if not callers:
+    calls = re.findall(
+        r"In call to configurable '([^']+)' \(.*\)(?: in scope '([^']+)')?",
+        message,
+    )
+    if not calls:
         return None
+    callers = [name for name, _ in calls]
     missing = re.search(
         r"No values supplied by Gin or caller for arguments: \[(.*?)\]", message
     )
     if missing:
+        name, scope = calls[0]
+        owner = f"{scope}/{name}" if scope else name
         names = [
-            f"{callers[0]}.{name.strip()[1:-1]}"
-            for name in missing.group(1).split(",")
+            f"{owner}.{each.strip()[1:-1]}"
+            for each in missing.group(1).split(",")
         ]
         registry = find(callers[0])
         if registry and missing.group(1).split("'")[1] not in (

@@ -196,6 +196,15 @@ def test_what_is_left_open_is_named(in_tmp):
         framework.run("gin/base.gin")
 
 
+def test_what_a_scope_leaves_open_is_told_with_the_scope():
+    phases = "train.phases = [@head/Phase(), @tune/Phase()]"
+    with pytest.raises(UserError, match=r"leaves open: tune/Phase\.epochs"):
+        framework.run(
+            "gin/smoke.gin",
+            ["train.epochs = None", phases, "head/Phase.epochs = 1"],
+        )
+
+
 def test_what_is_there_is_not_overwritten(in_tmp):
     first = framework.run("gin/smoke.gin", QUICK, workdir="here")
     left = {p.name: p.stat().st_mtime_ns for p in (in_tmp / "here").iterdir()}

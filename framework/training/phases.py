@@ -97,8 +97,6 @@ def fine_tune(
 
     Their scopes are `head` and `tune`.
 
-    Their scopes are `head` and `tune`.
-
     Batch normalisations of a pretrained backbone keep their statistics in both
     (`classifier.batch_norm`).
 
