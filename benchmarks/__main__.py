@@ -28,6 +28,7 @@ from benchmarks import (
 )
 from benchmarks.compare import Section
 from benchmarks.settings import Settings
+from framework.errors import UserError
 
 # Each makes a `Section` of `Settings`.
 SECTIONS = {
@@ -109,7 +110,10 @@ def main() -> None:
     console.print(header)
     sections = []
     for name in names:
-        sections.append(SECTIONS[name](settings))
+        try:
+            sections.append(SECTIONS[name](settings))
+        except UserError as error:
+            parser.error(error.message)
         console.print(sections[-1].table())
         # After each, so that nothing is lost where a later one fails.
         if output is not None:
