@@ -23,7 +23,7 @@ from framework.data.doctor.findings import (
     quarantined,
 )
 from framework.data.doctor.label_errors import LabelChecker
-from framework.data.doctor.pictures import Pictures
+from framework.data.pictures import Pictures
 from framework.data.pipeline import Pipeline
 from framework.errors import UserError
 from framework.evaluation import report

@@ -1,6 +1,5 @@
 """Turns what the doctor found into one HTML page that opens anywhere."""
 
-import base64
 import collections
 import dataclasses
 import functools
@@ -8,7 +7,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from framework.console import some
@@ -19,6 +17,7 @@ from framework.data.doctor.findings import (
     Kind,
     Member,
 )
+from framework.pages import Room, brief, template, times
 
 # What is shown of findings.json, so that the page stays a page: of each kind,
 # of a set of duplicates, of classes, of anything else that is counted.
@@ -29,8 +28,6 @@ MOST_CLASSES = 60
 MOST_ROWS = 40
 # Before these are encoded, which adds a third. Thumbnails take some 5 kB.
 MOST_PICTURE_BYTES = 8_000_000
-# Of a name or a reason: a path may have 4,096.
-MOST_CHARACTERS = 200
 # The rest of a kind is there on request.
 _AT_ONCE = 12
 _SETS_AT_ONCE = 6
@@ -58,17 +55,9 @@ def page(
         Some MB of HTML at most, however much was found. It can be written as
         UTF-8 whatever the names in it are.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(os.path.dirname(__file__)),
-        autoescape=True,
-        finalize=_visible,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(brief=_brief, number="{:,}".format, times=_times)
     sections = _sections(findings)
-    return environment.get_template("page.html.j2").render(
+    path = os.path.join(os.path.dirname(__file__), "page.html.j2")
+    return template(path).render(
         findings=findings,
         now=now,
         verdict=verdict(findings),
@@ -120,8 +109,8 @@ def verdict(findings: Findings) -> str:
     lost = len(by_severity["lost"])
     look = len(by_severity["warning"] - by_severity["lost"])
     sentences = [
-        f"{_times(examples, 'example')}, "
-        f"{_times(len(findings.class_names), 'class', 'classes')}."
+        f"{times(examples, 'example')}, "
+        f"{times(len(findings.class_names), 'class', 'classes')}."
     ]
     clauses = []
     if lost:
@@ -151,15 +140,15 @@ def _of_duplicates(findings: Findings) -> str:
         places.append(f"{crossed:,} under several classes")
     details = f": {' and '.join(places)}" if places else ""
     are = "is" if sets == 1 else "are"
-    return f"There {are} {_times(sets, 'set')} of duplicates{details}."
+    return f"There {are} {times(sets, 'set')} of duplicates{details}."
 
 
 def imbalances(findings: Findings) -> list[str]:
     """What is to be said of the classes' sizes, a sentence each."""
     sentences = []
     for split, counts in findings.counts.items():
-        split = _brief(split)
-        names = map(_brief, findings.class_names)
+        split = brief(split)
+        names = map(brief, findings.class_names)
         sizes = list(zip(counts, names, strict=True))
         missing = [name for size, name in sizes if not size]
         present = [(size, name) for size, name in sizes if size]
@@ -271,33 +260,25 @@ class _Pictures:
         # An example may have many findings.
         self._thumbnail = functools.cache(thumbnail)
         self._fits = functools.cache(fits)
-        self._room = MOST_PICTURE_BYTES
-        self.full = False
+        self._room = Room(MOST_PICTURE_BYTES)
 
-    def thumbnail(self, split: str, id: str) -> str | None:
+    @property
+    def full(self) -> bool:
+        return self._room.full
+
+    def thumbnail(self, split: str, id: str) -> Markup | None:
         if self.full:
             return None
-        return self._address(self._thumbnail(split, id))
+        return self._room.address(self._thumbnail(split, id))
 
-    def fits(self, split: str, id: str) -> list[tuple[str, str]]:
+    def fits(self, split: str, id: str) -> list[tuple[str, Markup]]:
         """How it is fitted, and an address."""
         made = {} if self.full else self._fits(split, id)
         addresses = (
-            (how, self._address(made.get(how)))
+            (how, self._room.address(made.get(how)))
             for how in ("squash", "crop", "pad")
         )
         return [(how, address) for how, address in addresses if address]
-
-    def _address(self, picture: bytes | None) -> Markup | None:
-        if not picture:
-            return None
-        self.full = self.full or len(picture) > self._room
-        if self.full:
-            return None
-        self._room -= len(picture)
-        kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-        text = base64.b64encode(picture).decode("ascii")
-        return Markup(f"data:image/{kind};base64,{text}")
 
 
 def _classes(findings: Findings) -> dict[str, Any]:
@@ -330,34 +311,3 @@ def _tally(counts: Mapping[str, int]) -> list[tuple[str, int, float]]:
 
 def _class_name(findings: Findings, label: int) -> str:
     return findings.class_names[label] if label >= 0 else ""
-
-
-# How it is written.
-
-
-def _brief(name: str) -> str:
-    """Leaves out the middle: a path's end says more than that."""
-    if len(name) <= MOST_CHARACTERS:
-        return name
-    half = MOST_CHARACTERS // 2
-    return f"{name[:half]} … {name[-half:]}"
-
-
-def _visible(value: Any) -> Any:
-    r"""Makes everything in a text visible: a line break becomes `\n`.
-
-    Characters that turn the direction of writing, or that have no width,
-    could make a name look like another; a surrogate can't be written at all.
-    """
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    if value.isprintable():
-        return value
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii")
-        for c in value
-    )
-
-
-def _times(count: int, one: str, many: str = "") -> str:
-    return f"{count:,} {one if count == 1 else many or f'{one}s'}"

@@ -1,4 +1,4 @@
-"""Turns examples that were found wanting into small pictures for a page."""
+"""Turns examples of which only ids are known into small pictures."""
 
 from collections.abc import Collection
 
