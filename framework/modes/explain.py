@@ -35,6 +35,7 @@ FIGURES = "explain.json"
 MOST_EXPLAINED = 24
 MOST_WITH_MAPS = 3
 MOST_ROWS = 200
+_AT_ONCE = 12
 _MOST_PICTURE_BYTES = 8_000_000
 _TEMPLATE = os.path.join(os.path.dirname(seen.__file__), "explain.html.j2")
 _BATCH = 32
@@ -107,6 +108,7 @@ def explain(
             "files, folders or patterns, such as photos/*.jpg. (A run's own "
             "examples are in its report.html.)"
         )
+    run = _resolved(run)
     place = _place(run, workdir)
     files = _files(pictures)
     asked = _load(run)
@@ -193,10 +195,16 @@ class _Unreadable(Exception):
 # Whom it asks.
 
 
+def _resolved(path: str) -> str:
+    """Where a link leads: runs/latest will be another run some day."""
+    if "://" in path or not os.path.islink(path.rstrip("/")):
+        return path
+    path = os.path.realpath(path)
+    below = os.path.relpath(path)
+    return path if below.startswith(os.pardir) else below
+
+
 def _load(path: str) -> _Run:
-    path = path.rstrip("/") or path
-    if "://" not in path and os.path.islink(path):
-        path = os.path.relpath(os.path.realpath(path))  # runs/latest
     run = RunDirectory(path)
     if not run.is_finished:
         state = "an unfinished run" if run.is_begun else "no run"
@@ -336,6 +344,7 @@ def _page(run: _Run, judged: _Judged, layers: Sequence[str]) -> str:
             for place in np.argsort(-counts, kind="stable")
             if counts[place]
         ],
+        at_once=_AT_ONCE,
         most_rows=MOST_ROWS,
         now=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
     )
