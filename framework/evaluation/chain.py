@@ -25,6 +25,7 @@ from framework.registry import nearest
 MOST_STAGES = 8
 # Pictures that the model is given at a time.
 _BATCH = 32
+_MARGINS = (keras.layers.ZeroPadding2D, keras.layers.Cropping2D)
 _SQUASHING = (keras.activations.softmax, keras.activations.sigmoid)
 
 
@@ -143,8 +144,8 @@ class Chain:
         """
         last = {}
         for name, (stage, place) in self._stages.items():
-            # A margin is no change that shows.
-            if not isinstance(place.operation, keras.layers.ZeroPadding2D):
+            # A margin more or less is no change that shows.
+            if not isinstance(place.operation, _MARGINS):
                 last[stage.height, stage.width] = name
         # In the order of the last ones: a branch may come back to a size.
         names = [name for name in self._stages if name in last.values()]
