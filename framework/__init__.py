@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "run": "framework.running",
+    "explain": "framework.modes.explain",
     "Result": "framework.modes.train",
     "Task": "framework.task",
     "Source": "framework.data.source",

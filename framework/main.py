@@ -32,10 +32,20 @@ _IMPORT = flags.DEFINE_multi_string(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "doctor", "prepare", "benchmark", "lr_find"],
+    [
+        *("train", "doctor", "prepare", "benchmark", "lr_find"),
+        *("explain", "compare"),
+    ],
     "What to do: train; examine the data, changing nothing; write the data as "
     "shards, for a cluster to read; measure where the time goes; find a "
-    "learning rate.",
+    "learning rate. Of finished runs, without a gin file: explain what one "
+    "sees in pictures (--mode=explain RUN PICTURE ...); compare several "
+    "(--mode=compare RUN RUN ...).",
+)
+_LAYER = flags.DEFINE_multi_string(
+    "layer",
+    [],
+    "With --mode=explain: a layer whose feature maps to show. May be repeated.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -84,6 +94,9 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
     try:
+        if _MODE.value in _OF_RUNS:
+            _OF_RUNS[_MODE.value](argv[1:])
+            return
         if len(argv) > 1:
             raise UserError(
                 f"Unexpected argument {argv[1]!r}. Expected flags: "
@@ -143,6 +156,32 @@ def main(argv: list[str]) -> None:
         if not isinstance(error, (WorkerLost, Interrupted)):
             raise
         _leave(error.message, error.status)
+
+
+def _explain(arguments: list[str]) -> None:
+    from framework.errors import UserError
+
+    if not arguments:
+        raise UserError(
+            "--mode=explain is given no run. Expected its directory and "
+            "pictures: --mode=explain runs/latest photos/*.jpg."
+        )
+    with standard_error_without(_NOISE):
+        from framework.modes.explain import explain
+
+    run, *pictures = arguments
+    explain(run, pictures, _LAYER.value, workdir=_WORKDIR.value)
+
+
+def _compare(arguments: list[str]) -> None:
+    with standard_error_without(_NOISE):
+        from framework.modes.compare import compare
+
+    compare(arguments, workdir=_WORKDIR.value)
+
+
+# What takes finished runs, and no gin file.
+_OF_RUNS = {"explain": _explain, "compare": _compare}
 
 
 def _leave(message: str, status: int) -> None:

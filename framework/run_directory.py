@@ -294,12 +294,16 @@ class RunDirectory:
 
     def results(self) -> tuple[list[np.ndarray], list[dict], dict]:
         """Of a finished run: the model's weights, its epochs, its summary."""
+        weights = self.model().get_weights()
+        epochs = map(json.loads, self.read("metrics.jsonl").splitlines())
+        return weights, list(epochs), json.loads(self.read(SUMMARY))
+
+    def model(self) -> keras.Model:
+        """The model of a finished run, as it was saved."""
         with tempfile.TemporaryDirectory() as folder:
             local = os.path.join(folder, "model.keras")
             tf.io.gfile.copy(self.file("model.keras"), local)
-            model = keras.saving.load_model(local, compile=False)
-        epochs = map(json.loads, self.read("metrics.jsonl").splitlines())
-        return model.get_weights(), list(epochs), json.loads(self.read(SUMMARY))
+            return keras.saving.load_model(local, compile=False)
 
     @property
     def checkpoints(self) -> str:
