@@ -32,15 +32,11 @@ _IMPORT = flags.DEFINE_multi_string(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    [
-        *("train", "doctor", "prepare", "benchmark", "lr_find"),
-        *("explain", "compare"),
-    ],
+    ["train", "doctor", "prepare", "benchmark", "lr_find", "explain"],
     "What to do: train; examine the data, changing nothing; write the data as "
     "shards, for a cluster to read; measure where the time goes; find a "
     "learning rate. Of finished runs, without a gin file: explain what one "
-    "sees in pictures (--mode=explain RUN PICTURE ...); compare several "
-    "(--mode=compare RUN RUN ...).",
+    "sees in pictures (--mode=explain RUN PICTURE ...).",
 )
 _LAYER = flags.DEFINE_multi_string(
     "layer",
@@ -173,15 +169,8 @@ def _explain(arguments: list[str]) -> None:
     explain(run, pictures, _LAYER.value, workdir=_WORKDIR.value)
 
 
-def _compare(arguments: list[str]) -> None:
-    with standard_error_without(_NOISE):
-        from framework.modes.compare import compare
-
-    compare(arguments, workdir=_WORKDIR.value)
-
-
 # What takes finished runs, and no gin file.
-_OF_RUNS = {"explain": _explain, "compare": _compare}
+_OF_RUNS = {"explain": _explain}
 
 
 def _leave(message: str, status: int) -> None:

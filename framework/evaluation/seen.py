@@ -190,7 +190,8 @@ class Seen:
             trusted.
         maps: feature maps of the first pictures.
         filters: of the first layer; None where there are none to see.
-        embeddings: the map, or None where there are too few pictures.
+        embeddings: the map, or None where there are too few pictures or all
+            are alike.
     """
 
     examples: tuple[Example, ...]
@@ -408,7 +409,8 @@ def _embedding_map(
     class_names: Sequence[str],
 ) -> EmbeddingMap | None:
     count = len(pixels)
-    if count < _LEAST_ON_MAP:
+    # Where all are alike, there is nothing to lay out.
+    if count < _LEAST_ON_MAP or not np.ptp(embeddings, 0).any():
         return None
     predicted, labels = scores.argmax(-1), np.asarray(labels)
     known = bool((labels != UNKNOWN).all())

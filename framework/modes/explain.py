@@ -372,12 +372,14 @@ def _place(run: str, workdir: str | None) -> RunDirectory:
 
 
 def _write(place: RunDirectory, figures: dict[str, Any], html: str) -> None:
+    was_there = tf.io.gfile.exists(place.path)
     try:
         with place.writing():
             tf.io.gfile.makedirs(place.path)
         place.write_json(FIGURES, figures)
         place.write(PAGE, html)
     except UserError:
-        with contextlib.suppress(tf.errors.OpError):
-            tf.io.gfile.rmtree(place.path)
+        if not was_there:
+            with contextlib.suppress(tf.errors.OpError):
+                tf.io.gfile.rmtree(place.path)
         raise

@@ -426,6 +426,7 @@ def with_recipe(mode: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(mode)
     def call(**arguments):
+        call.__signature__.bind(**arguments)  # Nothing unknown is dropped.
         made = Recipe(**{k: v for k, v in arguments.items() if k in parts})
         rest = {k: v for k, v in arguments.items() if k in others}
         return mode(recipe=made, **rest)

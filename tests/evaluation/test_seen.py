@@ -195,6 +195,12 @@ def test_the_map_is_of_those_it_is_given():
     assert embeddings.alike == pytest.approx(same.mean())
 
 
+def test_pictures_that_are_all_alike_have_no_map():
+    same = np.zeros((40, 32, 32, 3), np.uint8)
+    found = looked_at(made(), many=(same, [0] * 40))
+    assert found.embeddings is None
+
+
 def test_thirty_classes_have_numbers_and_no_colours():
     built = made(30)
     embeddings = looked_at(built, 60, 30, with_maps=0).embeddings
