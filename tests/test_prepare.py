@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 import framework
@@ -66,5 +65,5 @@ def test_the_flag_offers_all_modes_and_no_others():
         timeout=60,
     )
     offered = done.stdout.split("--mode: <")[1].split(">")[0].split("|")
-    assert sorted(offered) == list(MODES)
-    assert np.all([name in offered for name in ("train", "doctor", "prepare")])
+    # What takes finished runs is no gin name.
+    assert sorted(offered) == sorted([*MODES, "explain"])
