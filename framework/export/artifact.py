@@ -11,7 +11,7 @@ model's base path and 1 a version. TensorFlow alone loads it:
     loaded = tf.saved_model.load("export/saved_model/1")
     answer = loaded.signatures["serve_bytes"](image_bytes=tf.constant([data]))
 
-Signatures, B being any number:
+Signatures, B being any number from 1:
 
 * `serve_bytes`: image_bytes, string `[B]`: files of any size and format that
   `framework.data.images.decode` knows. Gives probabilities, float32
@@ -201,7 +201,7 @@ def _decoded(encoded: tf.Tensor, size: int, resize: str) -> tf.Tensor:
         )
         .ignore_errors()
     )
-    # One more, so that there is a batch where nothing decodes, or is asked.
+    # One more, so that there is a batch where nothing decodes.
     black = tf.zeros([size, size, 3], tf.uint8)
     last = tf.data.Dataset.from_tensors((count, black))
     batch = images.concatenate(last).batch(count + 1).get_single_element()
