@@ -3,6 +3,7 @@
 Beside `registry` and `main` this is the only module that knows gin.
 """
 
+import copy
 import importlib
 import importlib.metadata
 import os
@@ -20,6 +21,7 @@ from framework.registry import (
     find,
     nearest,
 )
+from framework.task import Task
 
 ENTRY_POINTS = "framework.tasks"
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
@@ -191,6 +193,21 @@ class Configuration:
                 parameter = f"{mode}.{name}"
                 if value is not None and not _is_bound(parameter):
                     gin.bind_parameter(parameter, value)
+
+    def task(self) -> Task:
+        """Makes the task that is trained on.
+
+        Raises:
+            UserError: none is bound.
+        """
+        # This is how gin makes what is written with parentheses.
+        made = copy.deepcopy(_bound("train.task"))
+        if not isinstance(made, Task):
+            raise UserError(
+                f"train.task is {made!r}; expected a task, made with "
+                "parentheses (@rock_paper_scissors())."
+            )
+        return made
 
     def operative(self) -> str:
         """The configuration as used, with the imports it needs to replay."""

@@ -32,16 +32,26 @@ _IMPORT = flags.DEFINE_multi_string(
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "doctor", "prepare", "benchmark", "lr_find", "explain"],
+    [
+        *("train", "doctor", "prepare", "benchmark", "lr_find"),
+        *("explain", "export"),
+    ],
     "What to do: train; examine the data, changing nothing; write the data as "
     "shards, for a cluster to read; measure where the time goes; find a "
     "learning rate. Of finished runs, without a gin file: explain what one "
-    "sees in pictures (--mode=explain RUN PICTURE ...).",
+    "sees in pictures (--mode=explain RUN PICTURE ...); make what is deployed, "
+    "and prove that it answers as measured (--mode=export RUN).",
 )
 _LAYER = flags.DEFINE_multi_string(
     "layer",
     [],
     "With --mode=explain: a layer whose feature maps to show. May be repeated.",
+)
+_PROOF = flags.DEFINE_bool(
+    "proof",
+    True,
+    "With --mode=export: compare the artifact with what the run measured. "
+    "Takes the data that it was judged on.",
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -90,6 +100,11 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
     try:
+        if not _PROOF.value and _MODE.value != "export":
+            raise UserError(
+                f"--noproof is given with --mode={_MODE.value}; expected "
+                "--mode=export, which proves what it exports."
+            )
         if _MODE.value in _OF_RUNS:
             _OF_RUNS[_MODE.value](argv[1:])
             return
@@ -169,8 +184,22 @@ def _explain(arguments: list[str]) -> None:
     explain(run, pictures, _LAYER.value, workdir=_WORKDIR.value)
 
 
+def _export(arguments: list[str]) -> None:
+    from framework.errors import UserError
+
+    if len(arguments) != 1:
+        raise UserError(
+            f"--mode=export is given {len(arguments)} runs. Expected the "
+            "directory of one: --mode=export runs/latest."
+        )
+    with standard_error_without(_NOISE):
+        from framework.modes.export import export
+
+    export(arguments[0], proof=_PROOF.value)
+
+
 # What takes finished runs, and no gin file.
-_OF_RUNS = {"explain": _explain}
+_OF_RUNS = {"explain": _explain, "export": _export}
 
 
 def _leave(message: str, status: int) -> None:

@@ -10,6 +10,7 @@ runs/<name>/<number>/
     model.keras       the trained model, the best epoch's weights
     predictions.csv   of the last evaluation, an example a line
     splits.csv        which example was trained and which judged on
+    export/           what --mode=export makes: a SavedModel and its proof
     fold-1/ ...       of a cross-validation: each fold's own run
     checkpoints/      where an unfinished run continues
     summary.json      the end in figures; written last, it marks the run

@@ -4,30 +4,24 @@ import contextlib
 import dataclasses
 import datetime
 import glob
-import importlib
-import json
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-# What a saved model may hold beside Keras's own layers.
-import framework.model.classifier  # noqa: F401
-from framework.configuration import bindings
 from framework.console import Bar, say, some
 from framework.data.folder import EXTENSIONS, printable
 from framework.data.images import decode_and_resize
 from framework.errors import UserError
 from framework.evaluation import seen
 from framework.evaluation.chain import Chain
+from framework.finished import Finished, load, resolved
 from framework.noise import standard_error_without
 from framework.pages import Room, template, visible
-from framework.run_directory import SUMMARY, RunDirectory
+from framework.run_directory import RunDirectory
 
 PAGE = "explain.html"
 FIGURES = "explain.json"
@@ -57,20 +51,6 @@ class Explained:
     page: str
     pictures: tuple[dict[str, Any], ...]
     skipped: tuple[dict[str, str], ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-    """What of a finished run is needed to ask it about pictures."""
-
-    path: str
-    model: keras.Model
-    class_names: tuple[str, ...]
-    resize: str
-
-    @property
-    def image_size(self) -> int:
-        return self.model.input_shape[1]
 
 
 def explain(
@@ -108,10 +88,10 @@ def explain(
             "files, folders or patterns, such as photos/*.jpg. (A run's own "
             "examples are in its report.html.)"
         )
-    run = _resolved(run)
+    run = resolved(run)
     place = _place(run, workdir)
     files = _files(pictures)
-    asked = _load(run)
+    asked = load(run)
     for layer in layers:  # Before the work.
         Chain(asked.model).stage(layer)
     with Bar(console) as bar:
@@ -171,7 +151,7 @@ def _meant(name: str) -> Iterator[str]:
             yield from _meant(path)
 
 
-def _pixels(file: str, run: "_Run") -> np.ndarray:
+def _pixels(file: str, run: Finished) -> np.ndarray:
     """uint8 `[S, S, 3]`, as the pipeline would have made them in training.
 
     Raises:
@@ -190,53 +170,6 @@ def _pixels(file: str, run: "_Run") -> np.ndarray:
 
 class _Unreadable(Exception):
     """Why a file is no picture."""
-
-
-# Whom it asks.
-
-
-def _resolved(path: str) -> str:
-    """Where a link leads: runs/latest will be another run some day."""
-    if "://" in path or not os.path.islink(path.rstrip("/")):
-        return path
-    path = os.path.realpath(path)
-    below = os.path.relpath(path)
-    return path if below.startswith(os.pardir) else below
-
-
-def _load(path: str) -> _Run:
-    run = RunDirectory(path)
-    if not run.is_finished:
-        state = "an unfinished run" if run.is_begun else "no run"
-        raise UserError(
-            f"{path} holds {state}. Expected the directory of a finished one, "
-            "such as runs/latest."
-        )
-    if not tf.io.gfile.exists(run.file("model.keras")):
-        raise UserError(
-            f"{path} has no model.keras. Expected the directory of a run that "
-            "trained one model; of a cross-validation name a fold's, such as "
-            f"{run.file('fold-1')}."
-        )
-    operative = run.read("operative.gin")
-    for module in re.findall(r"^import ([\w.]+)$", operative, re.M):
-        # Some register layers. Without those the model does not load, and the
-        # error says so.
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
-    try:
-        model = run.model()
-    except Exception as error:
-        raise UserError(
-            f"{run.file('model.keras')} can't be loaded: {error}"
-        ) from error
-    resize = bindings(operative).get("pipeline.resize", "'squash'")
-    return _Run(
-        path,
-        model,
-        tuple(json.loads(run.read(SUMMARY))["data"]["classes"]),
-        resize.strip("'\""),
-    )
 
 
 # What it says.
@@ -260,7 +193,7 @@ class _Judged:
 
 
 def _judge(
-    run: _Run, files: Sequence[str], show: Callable[[str, int, int], None]
+    run: Finished, files: Sequence[str], show: Callable[[str, int, int], None]
 ) -> _Judged:
     names, scores, pixels, skipped = [], [], [], []
     read = seen.reader(run.model)
@@ -290,7 +223,7 @@ def _judge(
 
 
 def _figures(
-    run: _Run, judged: _Judged, layers: Sequence[str]
+    run: Finished, judged: _Judged, layers: Sequence[str]
 ) -> dict[str, Any]:
     """What `explain.json` holds."""
     return {
@@ -313,7 +246,7 @@ def _figures(
     }
 
 
-def _page(run: _Run, judged: _Judged, layers: Sequence[str]) -> str:
+def _page(run: Finished, judged: _Judged, layers: Sequence[str]) -> str:
     shown = judged.pixels[:MOST_EXPLAINED]
     found = seen.look(
         run.model,

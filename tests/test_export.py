@@ -1,0 +1,224 @@
+"""`--mode=export`: from Python and from the command line."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from pictures import encoded, photo
+from PIL import Image
+
+import framework
+from framework import finished
+from framework.errors import UserError
+from framework.export import artifact
+from framework.modes.export import export
+from framework.run_directory import read_predictions
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run on files of many kinds; most are judged on."""
+    folder = tmp_path_factory.mktemp("trained")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for label, name in enumerate(("cat", "dog")):
+        (folder / "photos" / name).mkdir(parents=True)
+        for number in range(14):
+            seed = 100 * label + number
+            picture, form, options = (
+                (photo(seed=seed), "JPEG", {}),
+                (photo(seed=seed), "PNG", {}),
+                (photo(seed=seed).convert("L"), "JPEG", {}),
+                (photo(seed=seed).convert("CMYK"), "JPEG", {}),
+                (photo(seed=seed), "JPEG", {"exif": exif}),
+                (photo(41, 41, seed), "JPEG", {}),
+                (photo(6000, 300, seed), "JPEG", {}),
+            )[number % 7]
+            path = folder / "photos" / name / f"{number}.{form.lower()}"
+            path.write_bytes(encoded(picture, form, **options))
+    framework.run(
+        "gin/folder.gin",
+        [
+            f"ImageFolder.root = {str(folder / 'photos')!r}",
+            "image_folder.validation = 0.8",
+            "classifier.backbone = @tiny_cnn",
+            "classifier.image_size = 32",
+            "classifier.freeze = 'none'",
+            "train.feature_views = None",
+            "train.epochs = 1",
+            "train.batch_size = 4",
+            "train/pipeline.resize = 'crop'",
+            "train.pipeline = @train/pipeline()",
+        ],
+        workdir=str(folder / "run"),
+    )
+    return folder / "run"
+
+
+def listed(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_an_artifact_and_its_proof(run, capsys):
+    before = listed(run)
+    made = export(str(run))
+    place = pathlib.Path(made.saved_model)
+    assert place == run / "export" / "saved_model" / "1"
+    new = {name.split("/")[0] for name in set(listed(run)) - set(before)}
+    assert new == {"export"}
+    said = capsys.readouterr().out
+    assert "Proved: on 24 examples (validation, used for selection)" in said
+    assert f"Exported: {place}" in said
+
+    figures = json.loads((run / "export" / "proof.json").read_text())
+    assert figures == {"saved_model": made.proof}
+    summary = json.loads((run / "summary.json").read_text())
+    assert made.proof["examples"] == summary["validation"]["examples"]
+    assert made.proof["accuracy"] == summary["validation"]["accuracy"]
+    assert made.proof["difference"] < 1e-5
+
+    metadata = json.loads((place / "assets" / "metadata.json").read_text())
+    assert metadata == made.metadata
+    assert metadata["classes"] == ["cat", "dog"]
+    assert (metadata["image_size"], metadata["resize"]) == (32, "crop")
+    assert metadata["weights_sha256"] == summary["weights_sha256"]
+    assert metadata["judged"] == {
+        "label": "validation, used for selection",
+        **{
+            name: summary["validation"][name]
+            for name in ("examples", "accuracy", "loss")
+        },
+    }
+    assert metadata["versions"]["tensorflow"] == tf.__version__
+
+    # The files themselves, against what the run has written of them.
+    serve = tf.saved_model.load(str(place)).signatures["serve_bytes"]
+    predictions = read_predictions(str(run), ("cat", "dog"))
+    for name, expected in zip(
+        predictions.ids, predictions.probabilities, strict=True
+    ):
+        data = tf.io.read_file(str(run.parent / "photos" / name))
+        found = serve(image_bytes=data[None])["probabilities"][0]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_failed_proof_leaves_what_was_there(run, tmp_path, monkeypatch):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("export"))
+    original = artifact.fold
+
+    def other(model):
+        folded = original(model)
+        kernel = folded.get_layer("logits").kernel
+        kernel.assign(kernel + np.array([[0.5, -0.5]]))
+        return folded
+
+    before = listed(copy)
+    with monkeypatch.context() as context:
+        context.setattr(artifact, "fold", other)
+        with pytest.raises(UserError, match="something else than the run"):
+            export(str(copy))
+        assert listed(copy) == before
+        # Asked for, it is made; nothing says that it was proved.
+        made = export(str(copy), proof=False)
+        assert made.proof is None
+        assert not (copy / "export" / "proof.json").exists()
+    export(str(copy))
+    assert (copy / "export" / "proof.json").exists()
+    good = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
+    with monkeypatch.context() as context:
+        context.setattr(artifact, "fold", other)
+        with pytest.raises(UserError, match="something else than the run"):
+            export(str(copy))
+    assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == good
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("export"))
+    return copy
+
+
+def test_mistakes(copied, tmp_path):
+    before = listed(copied)
+    with pytest.raises(UserError, match="holds no run"):
+        export(str(tmp_path))
+    operative = (copied / "operative.gin").read_text()
+    (copied / "operative.gin").write_text(
+        operative.replace(str(copied.parent), "x").replace("photos", "gone")
+    )
+    with pytest.raises(UserError, match=r"can't be had: .*gone.*--noproof"):
+        export(str(copied))
+    (copied / "operative.gin").write_text(operative)
+    (copied / "predictions.csv").rename(tmp_path / "predictions.csv")
+    with pytest.raises(UserError, match=r"no predictions\.csv"):
+        export(str(copied))
+    (tmp_path / "predictions.csv").rename(copied / "predictions.csv")
+    assert listed(copied) == before
+    model = keras.saving.load_model(copied / "model.keras", compile=False)
+    model.get_layer("logits").kernel.assign_add(np.ones((32, 2)))
+    model.save(copied / "model.keras")
+    with pytest.raises(UserError, match="other weights than summary"):
+        export(str(copied))
+    assert listed(copied) == before
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("", "squash"),
+        ("pipeline.resize = 'pad'", "pad"),
+        ("a/b/pipeline.resize = 'pad'", "pad"),
+        ("framework.pipeline.resize = \\\n    'pad'", "pad"),
+        ("how = 'crop'\npipeline.resize = %how", "crop"),
+        ("a/pipeline.resize = 'pad'\npipeline.resize = 'pad'", "pad"),
+    ],
+)
+def test_how_a_run_resized(lines, expected):
+    assert finished._resize(lines, "run") == expected
+
+
+def test_two_ways_to_resize_are_refused():
+    lines = "a/pipeline.resize = 'pad'\npipeline.resize = 'crop'"
+    with pytest.raises(UserError, match="to crop and pad"):
+        finished._resize(lines, "run")
+
+
+def test_from_the_command_line(copied, in_tmp):
+    def command(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "framework.main", *arguments],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+    os.makedirs("runs/folder")
+    shutil.copytree(copied, "runs/folder/001")
+    os.symlink("folder/001", "runs/latest")
+    done = command("--mode=export", "runs/latest")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    place = "runs/folder/001/export/saved_model/1"
+    assert f"Exported: {place}" in done.stdout
+    assert os.path.isfile(f"{place}/saved_model.pb")
+    for arguments, message in (
+        (["--mode=export"], "is given 0 runs"),
+        (["--mode=export", "nowhere"], "holds no run"),
+        (["--mode=explain", "--noproof", "a"], "expected --mode=export"),
+    ):
+        done = command(*arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
