@@ -132,8 +132,6 @@ def test_a_failed_proof_leaves_what_was_there(run, tmp_path, monkeypatch):
         made = export(str(copy), proof=False)
         assert made.proof is None
         assert not (copy / "export" / "proof.json").exists()
-    export(str(copy))
-    assert (copy / "export" / "proof.json").exists()
     good = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
     with monkeypatch.context() as context:
         context.setattr(artifact, "fold", other)
