@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "run": "framework.running",
     "explain": "framework.modes.explain",
+    "compare": "framework.modes.compare",
     "Result": "framework.modes.train",
     "Task": "framework.task",
     "Source": "framework.data.source",

@@ -48,6 +48,7 @@ _OWN_MODULES = (
     "framework.modes.doctor",
     "framework.modes.lr_find",
     "framework.modes.prepare",
+    "framework.modes.show_batch",
     "framework.modes.train",
 )
 
@@ -129,8 +130,7 @@ class Configuration:
         for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
             _import(point.module, f"the entry point {point.name!r}")
             self._imports.append(point.module)
-        for module in imports:
-            _import(module, "--import")
+        import_named(imports)
         with _open_gin_file(path) as file:
             text = file.read()
         self.asked = "\n".join(
@@ -235,6 +235,16 @@ def bindings(text: str) -> dict[str, str]:
         else:
             parameter = None
     return {name: " ".join(value.split()) for name, value in bound.items()}
+
+
+def import_named(modules: Sequence[str]) -> None:
+    """Imports what `--import` names.
+
+    Raises:
+        UserError: there is no such module.
+    """
+    for module in modules:
+        _import(module, "--import")
 
 
 def _import(module: str, whence: str) -> None:

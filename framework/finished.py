@@ -51,6 +51,22 @@ def resolved(path: str) -> str:
     return path if below.startswith(os.pardir) else below
 
 
+def directory(path: str) -> RunDirectory:
+    """The directory of a finished run.
+
+    Raises:
+        UserError: no finished run lies there.
+    """
+    run = RunDirectory(path)
+    if not run.is_finished:
+        state = "an unfinished run" if run.is_begun else "no run"
+        raise UserError(
+            f"{path} holds {state}. Expected the directory of a finished one, "
+            "such as runs/latest."
+        )
+    return run
+
+
 def load(path: str) -> Finished:
     """Loads a finished run.
 
@@ -61,18 +77,18 @@ def load(path: str) -> Finished:
         UserError: no finished run of one model lies there, or its model can't
             be loaded.
     """
-    run = RunDirectory(path)
-    if not run.is_finished:
-        state = "an unfinished run" if run.is_begun else "no run"
-        raise UserError(
-            f"{path} holds {state}. Expected the directory of a finished one, "
-            "such as runs/latest."
-        )
+    run = directory(path)
     if not tf.io.gfile.exists(run.file("model.keras")):
+        folds = tf.io.gfile.exists(run.file("fold-1"))
         raise UserError(
             f"{path} has no model.keras. Expected the directory of a run that "
-            "trained one model; of a cross-validation name a fold's, such as "
-            f"{run.file('fold-1')}."
+            "trained one model"
+            + (
+                "; of this cross-validation name a fold's, such as "
+                f"{run.file('fold-1')}."
+                if folds
+                else "."
+            )
         )
     operative = run.read("operative.gin")
     for module in re.findall(r"^import ([\w.]+)$", operative, re.M):

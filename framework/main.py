@@ -33,14 +33,16 @@ _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     [
-        *("train", "doctor", "prepare", "benchmark", "lr_find"),
-        *("explain", "export"),
+        *("train", "doctor", "prepare", "benchmark", "lr_find", "show_batch"),
+        *("explain", "export", "compare"),
     ],
     "What to do: train; examine the data, changing nothing; write the data as "
     "shards, for a cluster to read; measure where the time goes; find a "
-    "learning rate. Of finished runs, without a gin file: explain what one "
-    "sees in pictures (--mode=explain RUN PICTURE ...); make what is deployed, "
-    "and prove that it answers as measured (--mode=export RUN).",
+    "learning rate; show what is fed, before and after augmentation. Of "
+    "finished runs, without a gin file: explain what one sees in pictures "
+    "(--mode=explain RUN PICTURE ...); make what is deployed, and prove that "
+    "it answers as measured (--mode=export RUN); compare "
+    "several (--mode=compare RUN RUN ...).",
 )
 _LAYER = flags.DEFINE_multi_string(
     "layer",
@@ -106,6 +108,11 @@ def main(argv: list[str]) -> None:
                 "--mode=export, which proves what it exports."
             )
         if _MODE.value in _OF_RUNS:
+            _refuse_what_takes_a_gin_file()
+            with standard_error_without(_NOISE):
+                from framework.configuration import import_named
+
+                import_named(_IMPORT.value)
             _OF_RUNS[_MODE.value](argv[1:])
             return
         if len(argv) > 1:
@@ -198,8 +205,37 @@ def _export(arguments: list[str]) -> None:
     export(arguments[0], proof=_PROOF.value)
 
 
+def _compare(arguments: list[str]) -> None:
+    with standard_error_without(_NOISE):
+        from framework.modes.compare import compare
+
+    compare(arguments, workdir=_WORKDIR.value)
+
+
 # What takes finished runs, and no gin file.
-_OF_RUNS = {"explain": _explain, "export": _export}
+_OF_RUNS = {"explain": _explain, "export": _export, "compare": _compare}
+
+
+def _refuse_what_takes_a_gin_file() -> None:
+    from framework.errors import UserError
+
+    mode = _MODE.value
+    only = {_LAYER.name: "explain", _WORKDIR.name: "explain or compare"}
+    for flag in (
+        *(_GIN_FILE, _GIN_PARAM, _NEW, _APPLY, _DRY_RUN, _PROFILE),
+        *([] if mode == "explain" else [_LAYER]),
+        *([_WORKDIR] if mode == "export" else []),
+    ):
+        if flag.present:
+            expected = (
+                f"--mode={only[flag.name]}"
+                if flag.name in only
+                else "a mode that takes a gin file"
+            )
+            raise UserError(
+                f"--{flag.name} is given with --mode={mode}, which has no use "
+                f"for it. Expected {expected}."
+            )
 
 
 def _leave(message: str, status: int) -> None:

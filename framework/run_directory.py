@@ -6,6 +6,7 @@ runs/<name>/<number>/
     environment.json  versions, machine, git state
     metrics.jsonl     a line an epoch
     tensorboard/      the same for TensorBoard
+    report.html       what it learned, saw and was fed, on one page
     history.png       training against validation
     model.keras       the trained model, the best epoch's weights
     predictions.csv   of the last evaluation, an example a line
@@ -372,6 +373,51 @@ class RunDirectory:
                 ]
             )
         self.write(_PREDICTIONS, text.getvalue())
+
+    def write_tensorboard(
+        self,
+        step: int,
+        figures: Mapping[str, Mapping[str, Any]],
+        pictures: Mapping[str, Sequence[bytes]],
+    ) -> None:
+        """Gives TensorBoard the final figures by split, and pictures.
+
+        Args:
+            step: the update whose weights were judged.
+            figures: as `summary.json` has them; what is no number is left out.
+            pictures: JPEGs or PNGs by what they show; each list is one image
+                summary.
+        """
+
+        def writer(name: str) -> tf.summary.SummaryWriter:
+            return tf.summary.create_file_writer(
+                os.path.join(self.file("tensorboard"), name)
+            )
+
+        with self.writing():
+            for split, values in figures.items():
+                with (
+                    contextlib.closing(writer(f"final/{split}")) as made,
+                    made.as_default(step=step),
+                ):
+                    for name, value in values.items():
+                        if isinstance(value, float):
+                            tf.summary.scalar(name, value)
+            with (
+                contextlib.closing(writer("pictures")) as made,
+                made.as_default(step=step),
+            ):
+                for name, images in pictures.items():
+                    decoded = [
+                        tf.io.decode_image(image, 3, expand_animations=False)
+                        for image in images
+                    ]
+                    # Side by side they have one size.
+                    for size in {tuple(each.shape) for each in decoded}:
+                        alike = [e for e in decoded if tuple(e.shape) == size]
+                        tf.summary.image(
+                            name, tf.stack(alike), max_outputs=len(alike)
+                        )
 
     def write_splits(self, splits: Mapping[str, Examples]) -> None:
         """Saves `splits.csv`: which example is on which side."""

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from framework.configuration import Configuration
 from framework.data.source import array_source
+from framework.evaluation import page
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -42,6 +43,13 @@ def _clean_slate():
     gin.clear_config()
     yield
     gin.clear_config()
+
+
+@pytest.fixture(autouse=True)
+def _no_page(request, monkeypatch):
+    """Spares most runs the seconds that their report takes."""
+    if request.node.get_closest_marker("page") is None:
+        monkeypatch.setattr(page, "render", lambda ran: page.Page("<html>"))
 
 
 @pytest.fixture

@@ -66,4 +66,4 @@ def test_the_flag_offers_all_modes_and_no_others():
     )
     offered = done.stdout.split("--mode: <")[1].split(">")[0].split("|")
     # What takes finished runs is no gin name.
-    assert sorted(offered) == sorted([*MODES, "explain", "export"])
+    assert sorted(offered) == sorted([*MODES, "explain", "export", "compare"])

@@ -62,6 +62,7 @@ def test_a_run_leaves_what_it_promises(in_tmp):
         "model.keras",
         "operative.gin",
         "predictions.csv",
+        "report.html",
         "splits.csv",
         "summary.json",
         "tensorboard",

@@ -105,6 +105,20 @@ def ImageFolder(
     )
 
 
+def images_below(
+    folder: str, extensions: Sequence[str] = EXTENSIONS
+) -> list[str]:
+    """Paths of the images in a folder, at any depth, as classes have theirs.
+
+    What is hidden, links to folders, and whatever is no file, are left out.
+
+    Raises:
+        UserError: a folder may not be read.
+    """
+    walk = _Walk(folder, extensions, False, "://" in folder)
+    return [_join(folder, path) for path in walk.class_images("", "")]
+
+
 Files = dict[str, list[str]]
 
 

@@ -1,12 +1,15 @@
 """Turns examples of which only ids are known into small pictures."""
 
+import contextlib
 from collections.abc import Collection
 
+import numpy as np
 import tensorflow as tf
 
 from framework.data.images import (
     RESIZES,
     decode,
+    decode_and_resize,
     resize,
     shrink,
     to_rgb,
@@ -45,6 +48,25 @@ class Pictures:
         pixels = self._pixels(split, example_id)
         return None if pixels is None else _jpeg(shrink(pixels, _SIDE))
 
+    def model_input(
+        self, split: str, example_id: str, how: str
+    ) -> np.ndarray | None:
+        """uint8 `[S, S, 3]`, as the pipeline makes it; None if it is lost.
+
+        Args:
+            split: where the example is.
+            example_id: which.
+            how: as `Pipeline.resize`.
+        """
+        with _unless_lost():
+            image = self._read(split, example_id)
+            if image is None:
+                return None
+            if image.dtype == tf.string:
+                return decode_and_resize(image, self._size, how).numpy()
+            return resize(to_rgb(image), self._size, how).numpy()
+        return None
+
     def fits(self, split: str, example_id: str) -> dict[str, bytes]:
         """What each way to resize makes of it, as JPEGs; {} if it is lost."""
         pixels = self._pixels(split, example_id)
@@ -56,14 +78,12 @@ class Pictures:
         }
 
     def _pixels(self, split: str, example_id: str) -> tf.Tensor | None:
-        try:
+        with _unless_lost():
             image = self._read(split, example_id)
             if image is None:
                 return None
             return decode(image) if image.dtype == tf.string else to_rgb(image)
-        # The latter where TensorFlow's message quotes bytes of the file.
-        except (tf.errors.OpError, UnicodeDecodeError):
-            return None
+        return None
 
     def _read(self, split: str, example_id: str) -> tf.Tensor | None:
         examples = self._splits.get(split)
@@ -82,6 +102,11 @@ class Pictures:
             example_id = example["id"].numpy().decode("utf-8", "replace")
             if example_id in wanted:
                 self._streamed[name, example_id] = example["image"].numpy()
+
+
+def _unless_lost() -> contextlib.AbstractContextManager:
+    # The latter where TensorFlow's message quotes bytes of the file.
+    return contextlib.suppress(tf.errors.OpError, UnicodeDecodeError)
 
 
 def _jpeg(pixels: tf.Tensor) -> bytes:

@@ -54,6 +54,19 @@ class IndexedExamples:
             groups=groups,
         )
 
+    def concatenated(
+        self, others: Sequence["IndexedExamples"]
+    ) -> "IndexedExamples":
+        """These, and others of the same origin, one after the other."""
+        parts = (self, *others)
+
+        def whole(name: str) -> np.ndarray | None:
+            found = [getattr(part, name) for part in parts]
+            return None if found[0] is None else np.concatenate(found)
+
+        names = ("ids", "labels", "rows", "groups")
+        return dataclasses.replace(self, **{n: whole(n) for n in names})
+
     def cut(
         self, fraction: float, seed: int
     ) -> tuple["IndexedExamples", "IndexedExamples"]:

@@ -23,7 +23,7 @@ from framework.registry import PARTS
 
 # Between the positions of one random view and the next: more than a split has
 # examples.
-_FAR = 2**40
+FAR = 2**40
 # Pictures under way at a time.
 _PARALLEL = 32
 
@@ -144,7 +144,11 @@ class TestTimeAugmentation:
         # Those in the pipeline hold nothing that training draws from.
         layers = (
             *classifier.augmentation_in_pipeline,
-            *_copied(classifier.augmentation_in_model),
+            *copied(
+                classifier.augmentation_in_model,
+                "TestTimeAugmentation.views",
+                ", or views = 0",
+            ),
         )
         if not layers:
             raise UserError(
@@ -179,7 +183,7 @@ class TestTimeAugmentation:
             )
 
         for number in range(self.views):
-            yield lambda images, positions, far=number * _FAR: draw()(
+            yield lambda images, positions, far=number * FAR: draw()(
                 images, positions + far
             )
 
@@ -240,13 +244,21 @@ def _magnified(
     return tf.cast(tf.round(resized), tf.uint8)
 
 
-def _copied(
-    layers: Sequence[keras.layers.Layer],
+def copied(
+    layers: Sequence[keras.layers.Layer], for_what: str, otherwise: str = ""
 ) -> list[keras.layers.Layer]:
     """The same layers again, with generators of their own.
 
     Those in a model draw from generators that training advances, and another
     number on every replica.
+
+    Args:
+        layers: of augmentation.
+        for_what: needs the copy, and is named where there can't be one.
+        otherwise: what else could be done then.
+
+    Raises:
+        UserError: a layer can't be copied.
     """
 
     def copy(layer):
@@ -254,10 +266,9 @@ def _copied(
             return type(layer).from_config(layer.get_config())
         except (NotImplementedError, TypeError, ValueError) as error:
             raise UserError(
-                f"TestTimeAugmentation.views needs a copy of "
-                f"{type(layer).__name__}, which can't be made: {error} "
-                "Expected layers with get_config and from_config, or "
-                "views = 0."
+                f"{for_what} needs a copy of {type(layer).__name__}, which "
+                f"can't be made: {error} Expected layers with get_config and "
+                f"from_config{otherwise}."
             ) from error
 
     # Which Keras seeds new layers from.

@@ -161,10 +161,10 @@ class Chain:
             UserError: there is none; lists the nearest names.
         """
         if name not in self._stages:
-            some = ", ".join(self.chosen())
+            some = f"Some that it has: {', '.join(self.chosen())}."
+            hint = " ".join(filter(None, [nearest(name, self._stages), some]))
             raise UserError(
-                f"The model has no feature map of a layer {name!r}. "
-                f"{nearest(name, self._stages)} Some that it has: {some}."
+                f"The model has no feature map of a layer {name!r}. {hint}"
             )
         return self._stages[name][0]
 

@@ -1,11 +1,9 @@
-"""Turns predictions and a history into a table, a plot and a summary."""
+"""Turns predictions into a table and a summary."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
@@ -147,48 +145,3 @@ def _in_words(
         share = f"{100 * figures['intervals']['confidence']:.0f}"
         text += f" ({share}{of_what} {low:.3f}..{high:.3f})"
     return text
-
-
-def history_figure(
-    epochs: Sequence[Mapping[str, Any]], best_epoch: int, title: str = ""
-) -> Figure:
-    """Draws training against validation, loss and accuracy by epoch.
-
-    A thin line stands where a phase begins.
-
-    Args:
-        epochs: as in `History.epochs`.
-        best_epoch: index of the epoch whose weights were kept.
-        title: stands above.
-    """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    figure.suptitle(title)
-    numbers = [e["epoch"] for e in epochs]
-    for axes, name in zip(
-        figure.subplots(1, 2), ("loss", "accuracy"), strict=True
-    ):
-        for split, colour in (("train", "C0"), ("validation", "C1")):
-            if split in epochs[0]:
-                axes.plot(
-                    numbers,
-                    [e[split][name] for e in epochs],
-                    "o-",
-                    color=colour,
-                    markersize=4,
-                    label=split,
-                )
-        axes.axvline(
-            epochs[best_epoch]["epoch"],
-            color="grey",
-            linestyle=":",
-            label="weights kept",
-        )
-        for before, after in itertools.pairwise(epochs):
-            if before.get("phase", 1) != after.get("phase", 1):
-                axes.axvline(after["epoch"] - 0.5, color="grey", linewidth=0.8)
-        axes.set_xlabel("epoch")
-        axes.set_title(name)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    return figure

@@ -270,6 +270,21 @@ def look(
     )
 
 
+def spread(classes: Sequence[int], most: int) -> np.ndarray:
+    """Places of some, the first of each class, then the second ones, ...
+
+    Args:
+        classes: of each place `[N]`, in the order of preference.
+        most: how many.
+    """
+    seen: dict[int, int] = {}
+    turns = []
+    for place, label in enumerate(classes):
+        turns.append((seen.get(int(label), 0), place))
+        seen[int(label)] = turns[-1][0] + 1
+    return np.array([place for _, place in sorted(turns)[:most]], int)
+
+
 def reader(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
     """What reads the outputs of a model whose head is not at hand.
 

@@ -1,6 +1,5 @@
 """Turns a finished run and pictures into a page on what it sees in them."""
 
-import contextlib
 import dataclasses
 import datetime
 import glob
@@ -13,15 +12,15 @@ import tensorflow as tf
 from rich.console import Console
 
 from framework.console import Bar, say, some
-from framework.data.folder import EXTENSIONS, printable
+from framework.data.folder import EXTENSIONS, images_below, printable
 from framework.data.images import decode_and_resize
 from framework.errors import UserError
 from framework.evaluation import seen
 from framework.evaluation.chain import Chain
 from framework.finished import Finished, load, resolved
+from framework.modes.place import beside
 from framework.noise import standard_error_without
 from framework.pages import Room, template, visible
-from framework.run_directory import RunDirectory
 
 PAGE = "explain.html"
 FIGURES = "explain.json"
@@ -30,6 +29,7 @@ MOST_EXPLAINED = 24
 MOST_WITH_MAPS = 3
 MOST_ROWS = 200
 _AT_ONCE = 12
+_MOST_LINES = 40
 _MOST_PICTURE_BYTES = 8_000_000
 _TEMPLATE = os.path.join(os.path.dirname(seen.__file__), "explain.html.j2")
 _BATCH = 32
@@ -54,25 +54,28 @@ class Explained:
 
 
 def explain(
-    run: str,
-    pictures: Sequence[str],
-    layers: Sequence[str] = (),
+    run: str | os.PathLike,
+    pictures: str | os.PathLike | Sequence[str | os.PathLike],
+    layers: str | Sequence[str] = (),
     *,
     workdir: str | None = None,
     console: Console | None = None,
 ) -> Explained:
     """Shows what a run's model takes pictures for, and why.
 
-    Pictures are decoded and resized as in training. All are judged; the page
-    explains the first 24, shows feature maps of the first 3, and maps the first
-    300 by what the model finds alike.
+    Pictures are decoded and resized as in training. All are judged. Of more
+    than 24 the page explains some of each class that they are taken for; it
+    shows feature maps of 3, and maps 300, chosen at random, by what the model
+    finds alike.
 
     Args:
         run: the directory of a finished run ("runs/latest").
-        pictures: files, folders (with all that is below) and patterns
-            ("photos/*.jpg"), on this machine or anything else that
-            `tf.io.gfile` knows.
+        pictures: files, folders (with all that is below, as in training:
+            nothing hidden, no links to folders) and patterns ("photos/*.jpg"),
+            on this machine or anything else that `tf.io.gfile` knows; one or
+            several.
         layers: whose feature maps to show; a choice of them by default.
+            `explain.json` lists all that there are.
         workdir: where to write; by default the next free number in `explain`
             in the run's directory.
         console: where to report; standard output by default.
@@ -82,28 +85,33 @@ def explain(
             decodes, or the model has no such layer. Nothing is written then.
     """
     console = console or Console()
+    pictures = [
+        os.fspath(each)
+        for each in (
+            [pictures] if isinstance(pictures, str | os.PathLike) else pictures
+        )
+    ]
+    layers = [layers] if isinstance(layers, str) else layers
     if not pictures:
         raise UserError(
             "There is nothing to explain. Expected pictures after the run: "
             "files, folders or patterns, such as photos/*.jpg. (A run's own "
             "examples are in its report.html.)"
         )
-    run = resolved(run)
-    place = _place(run, workdir)
+    run = resolved(os.fspath(run))
     files = _files(pictures)
     asked = load(run)
+    chain = Chain(asked.model)
     for layer in layers:  # Before the work.
-        Chain(asked.model).stage(layer)
-    with Bar(console) as bar:
-        judged = _judge(asked, files, bar.show)
-    html = _page(asked, judged, layers)
-    figures = _figures(asked, judged, layers)
-    _write(place, figures, html)
-    for row in figures["pictures"]:
-        chance = row["probabilities"][row["class"]]
-        say(console, f"{visible(row['class'])} {chance:.4f}  {row['file']}")
-    for row in figures["skipped"]:
-        say(console, f"Skipped: {row['file']}: {row['reason']}")
+        chain.stage(layer)
+    with beside(run, "explain", workdir) as place:
+        with Bar(console) as bar:
+            judged = _judge(asked, files, bar.show)
+        html = _page(asked, judged, layers)
+        figures = _figures(asked, judged, layers, chain)
+        place.write_json(FIGURES, figures)
+        place.write(PAGE, html)
+    _tell(console, figures)
     say(console, f"Page: {place.file(PAGE)}")
     return Explained(
         place.path,
@@ -111,6 +119,20 @@ def explain(
         tuple(figures["pictures"]),
         tuple(figures["skipped"]),
     )
+
+
+def _tell(console: Console, figures: dict[str, Any]) -> None:
+    lines = []
+    for row in figures["pictures"]:
+        chance = row["probabilities"][row["class"]]
+        lines.append(f"{visible(row['class'])} {chance:.4f}  {row['file']}")
+    for row in figures["skipped"]:
+        lines.append(f"Skipped: {row['file']}: {row['reason']}")
+    for line in lines[:_MOST_LINES]:
+        say(console, line)
+    if len(lines) > _MOST_LINES:
+        rest = len(lines) - _MOST_LINES
+        say(console, f"and {rest:,} more in {FIGURES}.")
 
 
 # What it is asked about.
@@ -135,13 +157,7 @@ def _files(asked: Sequence[str]) -> list[str]:
 def _meant(name: str) -> Iterator[str]:
     remote = "://" in name
     if (tf.io.gfile.isdir if remote else os.path.isdir)(name):
-        walk = tf.io.gfile.walk if remote else os.walk
-        for folder, _, names in sorted(walk(name)):
-            yield from (
-                os.path.join(folder, each)
-                for each in sorted(names)
-                if each.lower().endswith(EXTENSIONS)
-            )
+        yield from images_below(name)
     # A file whose name looks like a pattern is meant itself.
     elif (tf.io.gfile.exists if remote else os.path.isfile)(name):
         yield name
@@ -180,22 +196,25 @@ class _Judged:
     """The readable files, in order, and what the model takes them for.
 
     Attributes:
-        names: of the files, printable.
+        files: N paths.
         scores: probabilities, float32 `[N, num_classes]`.
-        pixels: of the first `seen.MOST_ON_MAP` of them, uint8 `[M, S, S, 3]`.
         skipped: the files that do not decode, and why.
     """
 
-    names: list[str]
+    files: list[str]
     scores: np.ndarray
-    pixels: np.ndarray
     skipped: list[dict[str, str]]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the files, printable."""
+        return [printable(file) for file in self.files]
 
 
 def _judge(
     run: Finished, files: Sequence[str], show: Callable[[str, int, int], None]
 ) -> _Judged:
-    names, scores, pixels, skipped = [], [], [], []
+    readable, scores, skipped = [], [], []
     read = seen.reader(run.model)
     for start in range(0, len(files), _BATCH):
         batch = []
@@ -204,26 +223,28 @@ def _judge(
             for file in files[start : start + _BATCH]:
                 try:
                     batch.append(_pixels(file, run))
-                    names.append(printable(file))
+                    readable.append(file)
                 except _Unreadable as error:
                     row = {"file": printable(file), "reason": str(error)}
                     skipped.append(row)
         if batch:
             outputs = run.model(np.stack(batch), training=False)
             scores.append(read(outputs.numpy()))
-            pixels += batch[: seen.MOST_ON_MAP - len(pixels)]
         show("Pictures", min(start + _BATCH, len(files)), len(files))
-    if not names:
+    if not readable:
         which = some(f"{row['file']} ({row['reason']})" for row in skipped)
         raise UserError(
             f"None of the pictures decodes: {which}. Expected JPEG, PNG, GIF, "
             "BMP or WebP images."
         )
-    return _Judged(names, np.concatenate(scores), np.stack(pixels), skipped)
+    return _Judged(readable, np.concatenate(scores), skipped)
 
 
 def _figures(
-    run: Finished, judged: _Judged, layers: Sequence[str]
+    run: Finished,
+    judged: _Judged,
+    layers: Sequence[str],
+    chain: Chain,
 ) -> dict[str, Any]:
     """What `explain.json` holds."""
     return {
@@ -232,6 +253,7 @@ def _figures(
         "image_size": run.image_size,
         "resize": run.resize,
         "layers": list(layers),
+        "all_layers": [stage.name for stage in chain.stages()],
         "pictures": [
             {
                 "file": name,
@@ -247,19 +269,26 @@ def _figures(
 
 
 def _page(run: Finished, judged: _Judged, layers: Sequence[str]) -> str:
-    shown = judged.pixels[:MOST_EXPLAINED]
+    predicted = judged.scores.argmax(-1)
+    # Few are shown in the order in which they were named.
+    shown = np.sort(seen.spread(predicted, MOST_EXPLAINED))
+    many = np.random.default_rng(0).permutation(len(predicted))
+    many = many[: seen.MOST_ON_MAP]
+
+    def pixels(places: np.ndarray) -> np.ndarray:
+        return np.stack([_pixels(judged.files[at], run) for at in places])
+
     found = seen.look(
         run.model,
         seen.reader(run.model),
         run.class_names,
-        shown,
+        pixels(shown),
         [seen.UNKNOWN] * len(shown),
-        judged.names[: len(shown)],
+        [judged.names[at] for at in shown],
         layers=layers,
         with_maps=MOST_WITH_MAPS,
-        many=(judged.pixels, [seen.UNKNOWN] * len(judged.pixels)),
+        many=(pixels(many), [seen.UNKNOWN] * len(many)),
     )
-    predicted = judged.scores.argmax(-1)
     counts = np.bincount(predicted, minlength=len(run.class_names))
     return template(_TEMPLATE).render(
         run=run,
@@ -281,38 +310,3 @@ def _page(run: Finished, judged: _Judged, layers: Sequence[str]) -> str:
         most_rows=MOST_ROWS,
         now=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
     )
-
-
-# Where it is kept.
-
-
-def _place(run: str, workdir: str | None) -> RunDirectory:
-    """Where to write; nothing is, yet."""
-    if not workdir:
-        base = os.path.join(run, "explain")
-        held = tf.io.gfile.listdir(base) if tf.io.gfile.isdir(base) else []
-        # Folders of object stores end with a slash.
-        numbers = [int(n) for n in (h.rstrip("/") for h in held) if n.isdigit()]
-        workdir = os.path.join(base, f"{max(numbers, default=0) + 1:03}")
-    elif tf.io.gfile.exists(workdir) and (
-        not tf.io.gfile.isdir(workdir) or tf.io.gfile.listdir(workdir)
-    ):
-        raise UserError(
-            f"--workdir is {workdir}, which is a file or holds something "
-            "already. Expected an empty or a new directory."
-        )
-    return RunDirectory(workdir)
-
-
-def _write(place: RunDirectory, figures: dict[str, Any], html: str) -> None:
-    was_there = tf.io.gfile.exists(place.path)
-    try:
-        with place.writing():
-            tf.io.gfile.makedirs(place.path)
-        place.write_json(FIGURES, figures)
-        place.write(PAGE, html)
-    except UserError:
-        if not was_there:
-            with contextlib.suppress(tf.errors.OpError):
-                tf.io.gfile.rmtree(place.path)
-        raise

@@ -14,10 +14,12 @@ import tensorflow as tf
 
 from framework.data.pipeline import Pipeline, Share
 from framework.errors import UserError
+from framework.evaluation import fed
 from framework.evaluation.at_test_time import (
     TestTimeAugmentation,
     TestTimeViews,
 )
+from framework.evaluation.fed import Fed
 from framework.evaluation.predictions import Predictor
 from framework.model.classifier import Classifier
 from framework.task import Data
@@ -61,6 +63,8 @@ class Setup:
         steps_per_call: updates between two looks of the host.
         description: sentences on what this phase trains.
         surroundings: sentences on what is the same in all phases.
+        rows: of a batch for each replica.
+        augments: whether anything is augmented, where anything could be.
         views: to average over in the final judgement; None asks for none, or
             this is not the last phase.
     """
@@ -76,6 +80,8 @@ class Setup:
     steps_per_call: int
     description: tuple[str, ...]
     surroundings: tuple[str, ...]
+    rows: int
+    augments: bool
     views: TestTimeViews | None = None
 
     @property
@@ -253,6 +259,27 @@ class Recipe:
             phases=[dataclasses.replace(p, epochs=1) for p in self.phases],
         )
 
+    def feed(self, setup: Setup, data: Data, most: int = 8) -> Fed:
+        """The first training pictures, before and after augmentation.
+
+        Args:
+            setup: of a phase.
+            data: it was built for.
+            most: pictures to show.
+        """
+        return fed.look(
+            setup.built,
+            self.pipeline,
+            data.splits["train"],
+            data.class_names,
+            batch_size=setup.rows,
+            seed=setup.seed,
+            sampling=self.sampling,
+            mixing=self.mixing,
+            augments=setup.augments,
+            most=most,
+        )
+
     def _compiled(self, world: World) -> bool:
         # Elsewhere it was seen to pay nowhere yet; on processors it is slower.
         return world.kind == "tpu" or self.xla is True
@@ -414,6 +441,8 @@ class Recipe:
                 world.description,
                 *pipeline.description,
             ),
+            rows,
+            kept.augments,
             views.of(built) if views else None,
         )
 

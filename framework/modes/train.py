@@ -4,7 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import io
+import json
 import os
 import statistics
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from framework.data.doctor.diagnosis import Diagnosis
 from framework.data.pipeline import Pipeline, example_ids
 from framework.data.source import StreamedExamples
 from framework.errors import UserError
-from framework.evaluation import report
+from framework.evaluation import page, plots, report
 from framework.evaluation.predictions import Predictions
 from framework.modes.recipe import Recipe, Setup, with_recipe
 from framework.registry import MODES
@@ -77,6 +77,7 @@ class _Training:
     early_stopping: EarlyStopping | None
     callbacks: Sequence[keras.callbacks.Callback]
     profile: bool
+    with_page: bool
     started: float | None
     fingerprint: Callable[[], str]
 
@@ -141,6 +142,7 @@ class _Run:
         self._data = data
         self._locate = locate
         self._closing = closing
+        self._said: list[str] = []
         self._early_stopping = early_stopping = training.early_stopping
         if early_stopping and early_stopping.split not in data.splits:
             self._say(
@@ -155,6 +157,7 @@ class _Run:
         self._seconds_to_first_update: float | None = None
 
     def _say(self, *lines: str) -> None:
+        self._said += lines
         for line in lines:
             say(self._console, line)
 
@@ -297,7 +300,9 @@ class _Run:
         _say_how_it_ended(self._console, history)
         if world.kind != "tpu":
             self._say(verdict(history.input_wait))
-        summary = _judge(self._console, world, run, data, setup, pipeline)
+        summary, predictions = _judge(
+            self._console, world, run, data, setup, pipeline
+        )
         summary["unreadable"][:0] = history.unreadable
         _report_unreadable(self._console, summary["unreadable"])
         summary["train"] = {
@@ -315,15 +320,51 @@ class _Run:
         }
         summary["weights_sha256"] = weights_sha256(built.model)
         if world.is_chief:
-            picture = io.BytesIO()
-            report.history_figure(
-                history.epochs, history.best_epoch, data.title
-            ).savefig(picture, dpi=110)
-            run.write("history.png", picture.getvalue())
+            run.write(
+                "history.png",
+                plots.history(history.epochs, history.best_epoch, data.title),
+            )
             run.write_model(built.model)
+            if self._training.with_page:
+                self._write_page(setup, history, summary, predictions)
             # Last: a run with a summary is complete.
             run.finish(summary)
         return self._result(setup, history, summary)
+
+    def _write_page(
+        self,
+        setup: Setup,
+        history: History,
+        summary: dict[str, Any],
+        predictions: Predictions | None,
+    ) -> None:
+        """Writes report.html."""
+        run, recipe = self.directory, self._training.recipe
+        head = setup.built.head
+        _write_page(
+            self._console,
+            run,
+            page.Ran(
+                run.path,
+                self._data,
+                summary,
+                report.judged_split(self._data.splits),
+                predictions,
+                epochs=history.epochs,
+                comparable=head.training_loss is None
+                and not recipe.mixing
+                and recipe.class_weights is None,
+                resize=recipe.pipeline.resize,
+                remarks=self._said,
+                settings={
+                    "Seed": recipe.seed,
+                    "Precision": recipe.precision,
+                },
+                load=run.model,
+                probabilities=head.probabilities,
+                feed=lambda: recipe.feed(setup, self._data),
+            ),
+        )
 
     def as_it_was_left(self, setup: Setup) -> Result:
         """The result of a run that is finished already."""
@@ -379,6 +420,7 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     doctor: str | None = None,
     folds: int | None = None,
+    report_page: bool = True,
     at_hand: Callable[[], Diagnosis | None] = lambda: None,
     profile: bool = False,
     dry_run: bool = False,
@@ -404,6 +446,7 @@ def train(
         folds: cross-validation: the training split is dealt out into so many
             parts, each of which a model that has not seen it is tested on.
             None trains one model.
+        report_page: whether to write `report.html`, which takes some seconds.
         at_hand: finds what a doctor said earlier, to report leaks where
             `doctor` is None; it changes nothing.
         profile: write a trace of ten updates, for TensorBoard.
@@ -436,6 +479,7 @@ def train(
         early_stopping=early_stopping,
         callbacks=callbacks,
         profile=profile,
+        with_page=report_page,
         started=started,
         fingerprint=fingerprint,
     )
@@ -526,7 +570,7 @@ def _cross_validate(
             place = functools.partial(locate_fold, f"fold-{number}")
             results.append(fold.on(data, place))
         summary = training.world.chief_does(
-            lambda: _pool(console, whole, results, parts)
+            lambda: _pool(console, whole, results, parts, training.with_page)
         )
     finally:
         if whole is not None:
@@ -542,6 +586,7 @@ def _pool(
     run: RunDirectory,
     results: Sequence[Result],
     parts: Sequence[Data],
+    with_page: bool,
 ) -> dict[str, Any]:
     """The figures of all folds together, from what each has left."""
     first = results[0]
@@ -608,6 +653,24 @@ def _pool(
             f"{statistics.stdev(accuracies):.4f}.",
         )
     run.write_predictions(predictions, first.class_names)
+    if with_page:
+        whole = (
+            parts[0]
+            .splits["test"]
+            .concatenated([data.splits["test"] for data in parts[1:]])
+        )
+        _write_page(
+            console,
+            run,
+            page.Ran(
+                run.path,
+                dataclasses.replace(parts[0], splits={"pooled": whole}),
+                summary,
+                ("pooled", figures["label"]),
+                predictions,
+                folds=summary["folds"],
+            ),
+        )
     run.finish(summary)
     return summary
 
@@ -619,8 +682,9 @@ def _judge(
     data: Data,
     setup: Setup,
     pipeline: Pipeline,
-) -> dict[str, Any]:
-    """Trained weights -> figures and predictions, by split."""
+) -> tuple[dict[str, Any], Predictions | None]:
+    """Trained weights -> figures by split, the judged one's predictions."""
+    judgement = None
     summary: dict[str, Any] = {
         "data": {
             "source": data.source,
@@ -655,6 +719,7 @@ def _judge(
             }
         if judged and name == judged[0]:
             figures["label"] = judged[1]
+            judgement = predictions
             if world.is_chief:
                 run.write_predictions(predictions, data.class_names)
             report.print_quality(console, figures, f"{judged[1]}, {data.title}")
@@ -665,7 +730,36 @@ def _judge(
                     f"{judged[1]}, {views.description}",
                 )
         summary[name] = figures
-    return summary
+    return summary, judgement
+
+
+def _write_page(console: Console, run: RunDirectory, ran: page.Ran) -> None:
+    """Writes report.html; a run is not lost for want of it."""
+    operative = run.read("operative.gin")
+    environment = json.loads(run.read("environment.json"))
+    ran = dataclasses.replace(ran, operative=operative, environment=environment)
+    try:
+        made = page.render(ran)
+    except Exception as error:
+        say(
+            console,
+            f"report.html can't be made, and the run is complete without it: "
+            f"{type(error).__name__}: {error}",
+        )
+        return
+    run.write(page.NAME, made.html)
+    if ran.epochs:
+        best = ran.epochs[ran.summary["train"]["best_epoch"] - 1]
+        run.write_tensorboard(
+            best["step"],
+            {
+                name: ran.summary[name]
+                for name in ran.data.splits
+                if name in ran.summary and name != "train"
+            },
+            made.pictures,
+        )
+    say(console, f"Report: {run.file(page.NAME)}")
 
 
 def _announce(console: Console, data: Data) -> None:

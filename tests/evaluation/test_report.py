@@ -136,20 +136,3 @@ def test_nothing_readable_is_an_error(arrays):
 )
 def test_the_judged_split_is_labelled(splits, expected):
     assert report.judged_split(dict.fromkeys(splits)) == expected
-
-
-def test_the_history_is_drawn():
-    epochs = [
-        {
-            "epoch": number,
-            "train": {"loss": 1 / number, "accuracy": 0.5},
-            "validation": {"loss": 2 / number, "accuracy": 0.4},
-        }
-        for number in (1, 2, 3)
-    ]
-    loss, accuracy = report.history_figure(epochs, 1).axes
-    train, validation, kept = loss.lines
-    assert list(train.get_ydata()) == [1, 1 / 2, 1 / 3]
-    assert list(validation.get_ydata()) == [2, 1, 2 / 3]
-    assert list(kept.get_xdata()) == [2, 2]
-    assert accuracy.get_title() == "accuracy"
