@@ -17,6 +17,7 @@ import framework
 from framework.data.images import decode_and_resize
 from framework.errors import UserError
 from framework.modes.explain import MOST_EXPLAINED
+from framework.modes.place import beside
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # A slash would be a folder's.
@@ -164,8 +165,63 @@ def test_many_pictures(run, tmp_path):
     assert len(found.pictures) == 40
     html = pathlib.Path(found.page).read_text()
     assert html.count('<li class="card look"') == MOST_EXPLAINED
-    assert f"The first {MOST_EXPLAINED} pictures are explained" in html
+    assert f"{MOST_EXPLAINED} pictures are explained: some of each" in html
     assert "40 pictures, laid out by t-SNE" in html
+
+
+def test_paths_and_single_names_will_do(run, photos):
+    """A folder is read as in training: nothing hidden, no links to folders."""
+    (photos / ".hidden.jpg").write_bytes(encoded(photo(seed=5), "JPEG"))
+    os.symlink(photos / "below", photos / "linked")
+    found = framework.explain(run, photos)
+    files = [pathlib.Path(row["file"]) for row in found.pictures]
+    names = sorted(str(file.relative_to(photos)) for file in files)
+    assert names == ["a.jpg", "b.jpg", "below/c.PNG"]
+    figures = json.loads(
+        (pathlib.Path(found.directory) / "explain.json").read_text()
+    )
+    last = figures["all_layers"][-1]
+    again = framework.explain(run, str(photos / "a.jpg"), last)
+    assert last in pathlib.Path(again.page).read_text()
+
+
+def test_each_class_that_is_found_is_explained(run, tmp_path):
+    """Thirty dark pictures and, last by name, a bright one."""
+    (tmp_path / "many").mkdir()
+    for number in range(31):
+        level = 30 if number < 30 else 220
+        pixels = np.full((40, 60, 3), level, np.uint8)
+        (tmp_path / "many" / f"{number:02}.png").write_bytes(
+            tf.io.encode_png(pixels + np.uint8(number)).numpy()
+        )
+    found = framework.explain(str(run), str(tmp_path / "many"))
+    of_last = found.pictures[-1]["class"]
+    if sum(row["class"] == of_last for row in found.pictures) > 1:
+        pytest.skip("the model has not learned to tell dark from bright")
+    html = pathlib.Path(found.page).read_text()
+    looks = html.split('<ul class="looks"')[1].split("</ul>")[0]
+    assert "30.png" in looks
+
+
+def test_a_place_that_can_not_be_written_is_found_before_the_work(
+    run, photos, in_tmp, monkeypatch
+):
+    monkeypatch.setattr("framework.modes.explain._judge", None)
+    pathlib.Path("file").write_text("")
+    with pytest.raises(UserError, match="can't be written"):
+        framework.explain(run, photos, workdir="file/below")
+
+
+def test_a_number_is_taken_by_one_only(run):
+    with (
+        beside(str(run), "explain") as first,
+        beside(str(run), "explain") as second,
+    ):
+        assert first.path != second.path
+    with pytest.raises(RuntimeError), beside(str(run), "explain") as third:
+        third.write("page", "half of it")
+        raise RuntimeError
+    assert not os.path.exists(third.path)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -16,8 +16,10 @@ from framework.evaluation.at_test_time import FAR, copied
 from framework.evaluation.predictions import readable_ids
 from framework.model.augmentation import augment_in_pipeline
 from framework.model.classifier import Classifier
-from framework.training.mixing import CutMix, MixUp, drawing, mix
 
+# From images [b, S, S, 3], weights [b] and positions [b] to what is mixed of
+# them, and which share of each is its own, float32 [b].
+Mix = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 DRAWS = 4
 
 
@@ -75,7 +77,7 @@ def look(
     batch_size: int,
     seed: int,
     sampling: str = "natural",
-    mixing: Sequence[MixUp | CutMix] = (),
+    mixing: tuple[str, Mix] | None = None,
     augments: bool = True,
     most: int = 8,
 ) -> Fed:
@@ -93,7 +95,8 @@ def look(
         batch_size: rows of a batch that are mixed with each other.
         seed: of the training order and of what is drawn.
         sampling: of the order.
-        mixing: as in training.
+        mixing: what to call it, and what mixes, each row with its partner from
+            the other end of the batch.
         augments: whether training augments at all.
         most: pictures to show.
 
@@ -133,8 +136,8 @@ def look(
     else:
         makers += [None, None]
     if mixing:
-        names = " or ".join(type(each).__name__ for each in mixing)
-        steps.insert(makers[0] is not None, f"{names}, within the batch")
+        name, mix = mixing
+        steps.insert(makers[0] is not None, f"{name}, within the batch")
 
     drawn = [[] for _ in there]
     for number in range(DRAWS if steps else 0):
@@ -143,8 +146,7 @@ def look(
         if makers[0] is not None:
             made = makers[0](made, at)
         if mixing:
-            amounts = drawing(mixing, seed)({"position": at})["mixing"]
-            made, share = mix(made, batch["weight"], amounts)
+            made, share = mix(made, batch["weight"], at)
         if makers[1] is not None:
             made = makers[1](made, at)
         for place, row in enumerate(there):

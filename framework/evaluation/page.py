@@ -18,7 +18,6 @@ from framework.evaluation.predictions import Predictions
 from framework.model import cost
 from framework.pages import Room, brief, template
 from framework.task import Data
-from framework.training.throughput import verdict
 
 NAME = "report.html"
 # Before these are encoded, which adds a third.
@@ -52,7 +51,8 @@ FIGURES = {
     "brier_score": ("Brier score", "squared error of probabilities"),
     "expected_calibration_error": (
         "Calibration error",
-        "the mean distance of confidence and accuracy",
+        "the mean distance of confidence and accuracy; its interval leaves "
+        "out what chance alone would show",
     ),
 }
 
@@ -78,6 +78,8 @@ class Ran:
         load: loads the model as it was saved; None where there is none.
         probabilities: what reads its outputs, `Head.probabilities`.
         feed: makes what was fed; None where nothing is to be shown.
+        throughput: sentences on what held training up; "" where it was not
+            measured.
         folds: of a cross-validation by fold the directory's name and what
             `summary.json` has of it; else none.
     """
@@ -97,6 +99,7 @@ class Ran:
     load: Callable[[], keras.Model] | None = None
     probabilities: Callable[[np.ndarray], np.ndarray] | None = None
     feed: Callable[[], Fed] | None = None
+    throughput: str = ""
     folds: Sequence[Mapping[str, Any]] = ()
 
 
@@ -190,7 +193,7 @@ def render(ran: Ran) -> Page:
         fed=feed,
         balance=_balance(ran),
         how=_how(ran, model),
-        verdict=_throughput(ran),
+        verdict=ran.throughput,
         phases=_phases(ran.epochs),
         room=Room(_MOST_PICTURE_BYTES),
         most_names=_MOST_NAMES,
@@ -446,13 +449,6 @@ def _phases(epochs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return list(made.values())
 
 
-def _throughput(ran: Ran) -> str:
-    train = ran.summary.get("train")
-    if not train or not train["images_per_second"]:
-        return ""
-    return verdict(train["input_wait"])
-
-
 def _how(ran: Ran, model: keras.Model | None) -> dict[str, str]:
     """What is listed of how it ran, by name."""
     train = ran.summary.get("train", {})
@@ -477,7 +473,7 @@ def _how(ran: Ran, model: keras.Model | None) -> dict[str, str]:
             train["continued"], f"{train['continued']} times"
         )
     if model is not None:
-        made["Parameters"] = f"{cost.parameters(model):,}"
+        made["Parameters"] = f"{model.count_params():,}"
         count = cost.operations(model)
         if count is not None:
             large = count >= 1e9

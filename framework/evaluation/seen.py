@@ -21,7 +21,7 @@ from framework.evaluation.chain import Chain, Stage
 # The label of a picture of which nobody says what it is.
 UNKNOWN = -1
 # Pictures on the map of embeddings.
-MOST_ON_MAP = 300
+MOST_ON_MAP = 200
 # With fewer, t-SNE has no neighbourhoods to keep, and no map is worth a look.
 _LEAST_FOR_TSNE = 30
 _LEAST_ON_MAP = 6
@@ -477,6 +477,7 @@ def _laid_out(embeddings: np.ndarray) -> tuple[np.ndarray, str]:
         return reduced[:, :2], "PCA"
     points = TSNE(
         perplexity=min(30, count / 6),
+        max_iter=500,  # So few points have come to rest by then.
         method="exact",  # Sums in parallel may differ from time to time.
         random_state=0,
     ).fit_transform(reduced)

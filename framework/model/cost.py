@@ -1,16 +1,7 @@
-"""Turns a model into what it costs: parameters, and operations a picture."""
+"""Turns a model into what it costs: operations a picture."""
 
 import keras
 import tensorflow as tf
-
-
-def parameters(model: keras.Model) -> int:
-    """How many numbers the model holds, without random generators' states."""
-    return model.count_params() - sum(
-        generator.state.shape.num_elements()
-        for layer in model._flatten_layers()
-        for generator in layer._seed_generators
-    )
 
 
 def operations(model: keras.Model) -> int | None:

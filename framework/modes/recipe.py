@@ -267,6 +267,12 @@ class Recipe:
             data: it was built for.
             most: pictures to show.
         """
+
+        def mix(images, weights, positions):
+            draw = mixing.drawing(self.mixing, setup.seed)
+            drawn = draw({"position": positions})["mixing"]
+            return mixing.mix(images, weights, drawn)
+
         return fed.look(
             setup.built,
             self.pipeline,
@@ -275,7 +281,7 @@ class Recipe:
             batch_size=setup.rows,
             seed=setup.seed,
             sampling=self.sampling,
-            mixing=self.mixing,
+            mixing=(mixing.named(self.mixing), mix) if self.mixing else None,
             augments=setup.augments,
             most=most,
         )

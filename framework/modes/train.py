@@ -298,8 +298,8 @@ class _Run:
         world, run, data = self._world, self.directory, self._data
         pipeline, built = self._training.recipe.pipeline, setup.built
         _say_how_it_ended(self._console, history)
-        if world.kind != "tpu":
-            self._say(verdict(history.input_wait))
+        held_up = "" if world.kind == "tpu" else verdict(history.input_wait)
+        self._say(*filter(None, [held_up]))
         summary, predictions = _judge(
             self._console, world, run, data, setup, pipeline
         )
@@ -326,7 +326,7 @@ class _Run:
             )
             run.write_model(built.model)
             if self._training.with_page:
-                self._write_page(setup, history, summary, predictions)
+                self._write_page(setup, history, summary, predictions, held_up)
             # Last: a run with a summary is complete.
             run.finish(summary)
         return self._result(setup, history, summary)
@@ -337,6 +337,7 @@ class _Run:
         history: History,
         summary: dict[str, Any],
         predictions: Predictions | None,
+        held_up: str,
     ) -> None:
         """Writes report.html."""
         run, recipe = self.directory, self._training.recipe
@@ -362,6 +363,7 @@ class _Run:
                 },
                 load=run.model,
                 probabilities=head.probabilities,
+                throughput=held_up,
                 feed=lambda: recipe.feed(setup, self._data),
             ),
         )

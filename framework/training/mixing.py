@@ -142,6 +142,11 @@ def describe(mixing: Sequence[MixUp | CutMix], replicas: int) -> str:
     )
 
 
+def named(mixing: Sequence[MixUp | CutMix]) -> str:
+    """What it is called: "MixUp or CutMix"."""
+    return " or ".join(type(each).__name__ for each in mixing)
+
+
 def drawing(
     mixing: Sequence[MixUp | CutMix], seed: int
 ) -> Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]:

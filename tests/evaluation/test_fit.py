@@ -160,3 +160,23 @@ def of_run(bindings):
         examples,
         len(result.class_names),
     )
+
+
+def test_a_run_that_learns_by_heart_overfits(in_tmp):
+    """Few pictures, no augmentation, far too many epochs."""
+    found = of_run(
+        [
+            "shapes.examples = 150",
+            "classifier.augmentation = []",
+            "train.epochs = 30",
+        ]
+    )
+    assert found.kind == "overfitting"
+    assert 1 < found.epoch < 25
+
+
+def test_a_run_that_hardly_learns_underfits(in_tmp):
+    """A rate at which nothing happens."""
+    found = of_run(["keras.Adam.learning_rate = 1e-6", "train.epochs = 5"])
+    assert found.kind == "underfitting"
+    assert any("lr_find" in line for line in found.advice)
