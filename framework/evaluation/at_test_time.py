@@ -17,15 +17,13 @@ import tensorflow as tf
 
 from framework.errors import UserError
 from framework.model.affine import fuse, parts
-from framework.model.augmentation import augment_in_pipeline
+from framework.model.augmentation import augment_one_by_one
 from framework.model.classifier import Classifier
 from framework.registry import PARTS
 
 # Between the positions of one random view and the next: more than a split has
 # examples.
 FAR = 2**40
-# Pictures under way at a time.
-_PARALLEL = 32
 
 # From uint8 pictures [B, S, S, 3] and positions int64 [B] to one view of each.
 _Maker = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -160,27 +158,8 @@ class TestTimeAugmentation:
         @functools.cache
         def draw() -> _Maker:
             # Traced when it is asked for, which may take seconds.
-            augment = augment_in_pipeline(
-                layers, self.seed, classifier.image_size
-            )
-
-            def one(picture):
-                image, position = picture
-                return augment({"image": image, "position": position})["image"]
-
             # One by one: what one gets must not hang on its neighbours.
-            return tf.function(
-                lambda images, positions: tf.map_fn(
-                    one,
-                    (images, positions),
-                    parallel_iterations=_PARALLEL,
-                    fn_output_signature=tf.TensorSpec(
-                        images.shape[1:], tf.uint8
-                    ),
-                ),
-                autograph=False,
-                reduce_retracing=True,
-            )
+            return augment_one_by_one(layers, self.seed, classifier.image_size)
 
         for number in range(self.views):
             yield lambda images, positions, far=number * FAR: draw()(

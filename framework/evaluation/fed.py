@@ -14,7 +14,8 @@ from framework.data.source import Examples
 from framework.evaluation import tiles
 from framework.evaluation.at_test_time import FAR, copied
 from framework.evaluation.predictions import readable_ids
-from framework.model.augmentation import augment_in_pipeline
+from framework.model.affine import parts
+from framework.model.augmentation import augment_one_by_one
 from framework.model.classifier import Classifier
 
 # From images [b, S, S, 3], weights [b] and positions [b] to what is mixed of
@@ -118,37 +119,27 @@ def look(
     images, positions = batch["image"], batch["position"]
     labels = batch["label"].numpy()
     there = np.flatnonzero(batch["weight"].numpy() > 0)[:most]
-    steps = []
-    makers = []
-    if augments:
-        for layers, where in (
-            (classifier.augmentation_in_pipeline, "in the pipeline"),
-            (
-                copied(classifier.augmentation_in_model, "Showing a batch"),
-                "in the model",
-            ),
-        ):
-            augment = augment_in_pipeline(layers, seed, classifier.image_size)
-            makers.append(_each(augment) if layers else None)
-            if layers:
-                names = ", ".join(type(layer).__name__ for layer in layers)
-                steps.append(f"{names}, {where}")
-    else:
-        makers += [None, None]
-    if mixing:
-        name, mix = mixing
-        steps.insert(makers[0] is not None, f"{name}, within the batch")
+    before, after = _augmenting(classifier, seed) if augments else ((), ())
+    steps = [
+        f"{step[0]}, {where}"
+        for step, where in (
+            (before, "in the pipeline"),
+            (mixing, "within the batch"),
+            (after, "in the model"),
+        )
+        if step
+    ]
 
     drawn = [[] for _ in there]
     for number in range(DRAWS if steps else 0):
         at = positions + number * FAR
         made, share = images, tf.ones_like(batch["weight"])
-        if makers[0] is not None:
-            made = makers[0](made, at)
+        if before:
+            made = before[1](made, at)
         if mixing:
-            made, share = mix(made, batch["weight"], at)
-        if makers[1] is not None:
-            made = makers[1](made, at)
+            made, share = mixing[1](made, batch["weight"], at)
+        if after:
+            made = after[1](made, at)
         for place, row in enumerate(there):
             drawn[place].append(
                 Drawn(
@@ -175,21 +166,25 @@ def look(
     )
 
 
-def _each(augment):
-    """Augments pictures one by one: what one gets hangs on its position."""
+def _augmenting(classifier: Classifier, seed: int) -> list[tuple]:
+    """Of what is in the pipeline and in the model its names, and what does it.
 
-    def one(picture):
-        image, position = picture
-        return augment({"image": image, "position": position})["image"]
-
-    return tf.function(
-        lambda images, positions: tf.map_fn(
-            one,
-            (images, positions),
-            fn_output_signature=tf.TensorSpec(images.shape[1:], tf.uint8),
-        ),
-        autograph=False,
-    )
+    () where there is nothing.
+    """
+    own = copied(classifier.augmentation_in_model, "Showing a batch")
+    return [
+        (
+            ", ".join(
+                type(part).__name__
+                for layer in layers
+                for part in (parts(layer) or (layer,))
+            ),
+            augment_one_by_one(layers, seed, classifier.image_size),
+        )
+        if layers
+        else ()
+        for layers in (classifier.augmentation_in_pipeline, own)
+    ]
 
 
 def _labels(

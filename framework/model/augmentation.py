@@ -69,6 +69,8 @@ _KERAS_CV_LAYERS = (
     "RandAugment",
 )
 
+# Pictures of a batch under way at a time, where each is augmented for itself.
+_PARALLEL = 32
 # Those that XLA can't compile (Keras 3.15, TensorFlow 2.21): most for want of
 # a kernel for ImageProjectiveTransformV3, RandomElasticTransform for a range
 # whose length it can't know.
@@ -241,6 +243,39 @@ def augment_in_pipeline(
         **example,
         "image": augment(example["image"], example["position"]),
     }
+
+
+def augment_one_by_one(
+    layers: Sequence[keras.layers.Layer], seed: int, image_size: int
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Makes the function that augments a batch's pictures, each for itself.
+
+    Args:
+        layers, seed, image_size: as for `augment_in_pipeline`.
+
+    Returns:
+        From uint8 `[b, S, S, 3]` and positions, int64 `[b]`, to another such
+        batch; what a picture gets hangs on its position alone.
+
+    Raises:
+        UserError: as for `augment_in_pipeline`.
+    """
+    augment = augment_in_pipeline(layers, seed, image_size)
+
+    def one(picture):
+        image, position = picture
+        return augment({"image": image, "position": position})["image"]
+
+    return tf.function(
+        lambda images, positions: tf.map_fn(
+            one,
+            (images, positions),
+            parallel_iterations=_PARALLEL,
+            fn_output_signature=tf.TensorSpec(images.shape[1:], tf.uint8),
+        ),
+        autograph=False,
+        reduce_retracing=True,
+    )
 
 
 def exactly_resumable(layer: keras.layers.Layer, image_size: int) -> bool:
