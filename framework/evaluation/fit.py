@@ -104,6 +104,33 @@ def judge(
     )
 
 
+def harder(validation: Mapping[str, Any], test: Mapping[str, Any]) -> str:
+    """Says so where the test split is surely harder than validation.
+
+    A history can be healthy, and the model of no use to others than those it
+    was chosen by.
+
+    Args:
+        validation: figures of `report.quality`.
+        test: likewise.
+
+    Returns:
+        Sentences; "" where the intervals of the accuracies overlap.
+    """
+    low, high = validation["accuracy_interval"][0], test["accuracy_interval"][1]
+    if high >= low:
+        return ""
+    return (
+        f"The test split is harder than the validation split: accuracy "
+        f"{test['accuracy']:.3f} against {validation['accuracy']:.3f}, and "
+        "their intervals don't meet. Either the test pictures are of another "
+        "kind (other people, cameras, places), and training pictures of that "
+        "kind are what helps; or validation is too like what was trained on "
+        "(frames of one film, near duplicates: --mode=doctor finds these, and "
+        "groups keep them on one side)."
+    )
+
+
 class _History:
     """The series of a history, and how sure one can be of them."""
 

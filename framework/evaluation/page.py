@@ -184,6 +184,9 @@ def render(ran: Ran) -> Page:
         figures=figures,
         meanings=FIGURES,
         fit=_fit(ran),
+        harder=fit.harder(ran.summary["validation"], ran.summary["test"])
+        if "validation" in ran.summary and "test" in ran.summary
+        else "",
         history=_history(ran),
         quality=_plots(ran),
         matrix=_matrix(ran.data.class_names, figures),

@@ -148,6 +148,25 @@ def test_without_validation_nothing_is_known():
     assert found.kind == "unknown"
 
 
+@pytest.mark.parametrize(
+    "validation, test, expected",
+    [
+        ((0.99, [0.98, 1.0]), (0.91, [0.88, 0.94]), True),
+        ((0.99, [0.95, 1.0]), (0.95, [0.93, 0.97]), False),
+        ((0.90, [0.88, 0.92]), (0.99, [0.98, 1.0]), False),
+    ],
+)
+def test_a_harder_test_split_is_told(validation, test, expected):
+    one, other = (
+        {"accuracy": accuracy, "accuracy_interval": interval}
+        for accuracy, interval in (validation, test)
+    )
+    said = fit.harder(one, other)
+    assert bool(said) == expected
+    if said:
+        assert "0.910 against 0.990" in said
+
+
 def of_run(bindings):
     result = framework.run(
         "gin/smoke.gin",
