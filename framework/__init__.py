@@ -15,6 +15,8 @@ _HOMES = {
     "run": "framework.running",
     "explain": "framework.modes.explain",
     "compare": "framework.modes.compare",
+    "load": "framework.inference.loaded",
+    "predict": "framework.modes.predict",
     "Result": "framework.modes.train",
     "Task": "framework.task",
     "Source": "framework.data.source",

@@ -34,7 +34,7 @@ _MODE = flags.DEFINE_enum(
     "train",
     [
         *("train", "doctor", "prepare", "benchmark", "lr_find", "show_batch"),
-        *("explain", "export", "compare"),
+        *("explain", "export", "compare", "predict"),
     ],
     "What to do: train; examine the data, changing nothing; write the data as "
     "shards, for a cluster to read; measure where the time goes; find a "
@@ -42,12 +42,25 @@ _MODE = flags.DEFINE_enum(
     "finished runs, without a gin file: explain what one sees in pictures "
     "(--mode=explain RUN PICTURE ...); make what is deployed, and prove that "
     "it answers as measured (--mode=export RUN); compare "
-    "several (--mode=compare RUN RUN ...).",
+    "several (--mode=compare RUN RUN ...); answer for pictures, of a run or of "
+    "what was exported of it (--mode=predict RUN PICTURE ...).",
 )
 _LAYER = flags.DEFINE_multi_string(
     "layer",
     [],
     "With --mode=explain: a layer whose feature maps to show. May be repeated.",
+)
+_OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "With --mode=predict: the file to write, .jsonl or .csv; what was begun is "
+    "gone on with. By default JSONL on standard output.",
+)
+_TOP = flags.DEFINE_integer(
+    "top", 5, "With --mode=predict: how many classes to name, at most."
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 32, "With --mode=predict: pictures at a time."
 )
 _PROOF = flags.DEFINE_bool(
     "proof",
@@ -102,13 +115,8 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
     try:
-        if not _PROOF.value and _MODE.value != "export":
-            raise UserError(
-                f"--noproof is given with --mode={_MODE.value}; expected "
-                "--mode=export, which proves what it exports."
-            )
+        _check_flags()
         if _MODE.value in _OF_RUNS:
-            _refuse_what_takes_a_gin_file()
             with standard_error_without(_NOISE):
                 from framework.configuration import import_named
 
@@ -125,20 +133,6 @@ def main(argv: list[str]) -> None:
                 "Nothing to run. Expected --gin_file=gin/rps_softmax.gin or "
                 "another gin file; --help lists the flags."
             )
-        if _APPLY.value and _MODE.value != "doctor":
-            raise UserError(
-                f"--apply is given with --mode={_MODE.value}; expected "
-                "--mode=doctor, whose findings it applies."
-            )
-        for flag, why in (
-            (_PROFILE, "whose updates it traces"),
-            (_DRY_RUN, "which it shows without training"),
-        ):
-            if flag.value and _MODE.value != "train":
-                raise UserError(
-                    f"--{flag.name} is given with --mode={_MODE.value}; "
-                    f"expected --mode=train, {why}."
-                )
         with standard_error_without(_NOISE):
             import psutil
 
@@ -212,29 +206,68 @@ def _compare(arguments: list[str]) -> None:
     compare(arguments, workdir=_WORKDIR.value)
 
 
+def _predict(arguments: list[str]) -> None:
+    from framework.errors import UserError
+
+    if not arguments:
+        raise UserError(
+            "--mode=predict is given no model. Expected a run or an artifact, "
+            "and pictures: --mode=predict runs/latest photos/."
+        )
+    with standard_error_without(_NOISE):
+        from framework.modes.predict import predict
+
+    model, *pictures = arguments
+    predict(
+        model,
+        pictures,
+        output=_OUTPUT.value,
+        top=_TOP.value,
+        batch_size=_BATCH_SIZE.value,
+    )
+
+
 # What takes finished runs, and no gin file.
-_OF_RUNS = {"explain": _explain, "export": _export, "compare": _compare}
+_OF_RUNS = {
+    "explain": _explain,
+    "export": _export,
+    "compare": _compare,
+    "predict": _predict,
+}
+# Flags that only some modes have a use for, and what it is; without a gin file
+# the rest have none of what belongs to one.
+_USES = {
+    "apply": (("doctor",), "whose findings it applies"),
+    "profile": (("train",), "whose updates it traces"),
+    "dry_run": (("train",), "which it shows without training"),
+    "layer": (("explain",), "whose feature maps it names"),
+    "proof": (("export",), "which proves what it exports"),
+    "output": (("predict",), "whose answers go there"),
+    "top": (("predict",), "whose answers name so many classes"),
+    "batch_size": (("predict",), "which takes so many pictures at a time"),
+}
+_OF_A_GIN_FILE = ("gin_file", "gin_param", "new")
+_NO_WORKDIR = ("export", "predict")
 
 
-def _refuse_what_takes_a_gin_file() -> None:
+def _check_flags() -> None:
+    """Refuses flags that the mode has no use for."""
     from framework.errors import UserError
 
     mode = _MODE.value
-    only = {_LAYER.name: "explain", _WORKDIR.name: "explain or compare"}
-    for flag in (
-        *(_GIN_FILE, _GIN_PARAM, _NEW, _APPLY, _DRY_RUN, _PROFILE),
-        *([] if mode == "explain" else [_LAYER]),
-        *([_WORKDIR] if mode == "export" else []),
-    ):
-        if flag.present:
-            expected = (
-                f"--mode={only[flag.name]}"
-                if flag.name in only
-                else "a mode that takes a gin file"
-            )
+    given = flags.FLAGS
+    for name, (modes, why) in _USES.items():
+        if given[name].present and mode not in modes:
             raise UserError(
-                f"--{flag.name} is given with --mode={mode}, which has no use "
-                f"for it. Expected {expected}."
+                f"--{name} is given with --mode={mode}; expected "
+                f"--mode={' or '.join(modes)}, {why}."
+            )
+    useless = (*_OF_A_GIN_FILE, *(["workdir"] if mode in _NO_WORKDIR else []))
+    for name in useless if mode in _OF_RUNS else ():
+        if given[name].present:
+            raise UserError(
+                f"--{name} is given with --mode={mode}, which works on what "
+                "was trained already and has no use for it. Leave it out."
             )
 
 

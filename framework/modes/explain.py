@@ -2,9 +2,8 @@
 
 import dataclasses
 import datetime
-import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,13 @@ import tensorflow as tf
 from rich.console import Console
 
 from framework.console import Bar, say, some
-from framework.data.folder import EXTENSIONS, images_below, printable
+from framework.data.folder import printable
 from framework.data.images import decode_and_resize
 from framework.errors import UserError
 from framework.evaluation import seen
 from framework.evaluation.chain import Chain
 from framework.finished import Finished, load, resolved
+from framework.inference import inputs
 from framework.modes.place import beside
 from framework.noise import standard_error_without
 from framework.pages import Room, template, visible
@@ -55,7 +55,7 @@ class Explained:
 
 def explain(
     run: str | os.PathLike,
-    pictures: str | os.PathLike | Sequence[str | os.PathLike],
+    pictures: inputs.Asked,
     layers: str | Sequence[str] = (),
     *,
     workdir: str | None = None,
@@ -70,9 +70,8 @@ def explain(
 
     Args:
         run: the directory of a finished run ("runs/latest").
-        pictures: files, folders (with all that is below, as in training:
-            nothing hidden, no links to folders) and patterns ("photos/*.jpg"),
-            on this machine or anything else that `tf.io.gfile` knows; one or
+        pictures: files, folders, patterns ("photos/*.jpg"), tables, "-" for
+            standard input: see `framework.inference.inputs.find`; one or
             several.
         layers: whose feature maps to show; a choice of them by default.
             `explain.json` lists all that there are.
@@ -85,12 +84,7 @@ def explain(
             decodes, or the model has no such layer. Nothing is written then.
     """
     console = console or Console()
-    pictures = [
-        os.fspath(each)
-        for each in (
-            [pictures] if isinstance(pictures, str | os.PathLike) else pictures
-        )
-    ]
+    pictures = inputs.as_list(pictures)
     layers = [layers] if isinstance(layers, str) else layers
     if not pictures:
         raise UserError(
@@ -99,7 +93,7 @@ def explain(
             "examples are in its report.html.)"
         )
     run = resolved(os.fspath(run))
-    files = _files(pictures)
+    files = list(inputs.find(pictures))
     asked = load(run)
     chain = Chain(asked.model)
     for layer in layers:  # Before the work.
@@ -138,41 +132,14 @@ def _tell(console: Console, figures: dict[str, Any]) -> None:
 # What it is asked about.
 
 
-def _files(asked: Sequence[str]) -> list[str]:
-    """The files that are meant, each once, in the order they are asked for."""
-    found: dict[str, None] = {}
-    for name in asked:
-        files = list(_meant(name))
-        if not files:
-            kinds = ", ".join(EXTENSIONS)
-            raise UserError(
-                f"There is no picture {printable(name)!r}. Expected a file, a "
-                f"folder with files that end in {kinds}, or a pattern that "
-                "some match."
-            )
-        found.update(dict.fromkeys(files))
-    return list(found)
-
-
-def _meant(name: str) -> Iterator[str]:
-    remote = "://" in name
-    if (tf.io.gfile.isdir if remote else os.path.isdir)(name):
-        yield from images_below(name)
-    # A file whose name looks like a pattern is meant itself.
-    elif (tf.io.gfile.exists if remote else os.path.isfile)(name):
-        yield name
-    else:
-        match = tf.io.gfile.glob if remote else glob.glob
-        for path in sorted(match(name)):
-            yield from _meant(path)
-
-
 def _pixels(file: str, run: Finished) -> np.ndarray:
     """uint8 `[S, S, 3]`, as the pipeline would have made them in training.
 
     Raises:
         _Unreadable: the file does not decode.
     """
+    if error := inputs.why_not(file):
+        raise _Unreadable(error)
     try:
         # A file's name need not be valid in any encoding.
         encoded = tf.io.read_file(os.fsencode(file))

@@ -1,0 +1,1 @@
+"""Turns trained models and pictures into answers; needs no gin file."""
