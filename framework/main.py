@@ -68,6 +68,12 @@ _PROOF = flags.DEFINE_bool(
     "With --mode=export: compare the artifact with what the run measured. "
     "Takes the data that it was judged on.",
 )
+_FORMATS = flags.DEFINE_list(
+    "formats",
+    ["saved_model"],
+    "With --mode=export: what to make, of saved_model, litert, litert_int8 "
+    "and onnx, with commas between.",
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
@@ -196,7 +202,7 @@ def _export(arguments: list[str]) -> None:
     with standard_error_without(_NOISE):
         from framework.modes.export import export
 
-    export(arguments[0], proof=_PROOF.value)
+    export(arguments[0], _FORMATS.value, proof=_PROOF.value)
 
 
 def _compare(arguments: list[str]) -> None:
@@ -242,6 +248,7 @@ _USES = {
     "dry_run": (("train",), "which it shows without training"),
     "layer": (("explain",), "whose feature maps it names"),
     "proof": (("export",), "which proves what it exports"),
+    "formats": (("export",), "which makes them"),
     "output": (("predict",), "whose answers go there"),
     "top": (("predict",), "whose answers name so many classes"),
     "batch_size": (("predict",), "which takes so many pictures at a time"),

@@ -17,8 +17,8 @@ from PIL import Image
 import framework
 from framework import finished
 from framework.errors import UserError
-from framework.export import artifact
-from framework.modes.export import export
+from framework.export import frozen
+from framework.modes.export import FORMATS, export
 from framework.run_directory import read_predictions
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -76,15 +76,24 @@ def test_an_artifact_and_its_proof(run, capsys):
     new = {name.split("/")[0] for name in set(listed(run)) - set(before)}
     assert new == {"export"}
     said = capsys.readouterr().out
-    assert "Proved: on 24 examples (validation, used for selection)" in said
+    assert (
+        "Proved saved_model: on 24 examples (validation, used for selection)"
+        in said
+    )
     assert f"Exported: {place}" in said
 
     figures = json.loads((run / "export" / "proof.json").read_text())
-    assert figures == {"saved_model": made.proof}
+    assert figures == made.proof
     summary = json.loads((run / "summary.json").read_text())
-    assert made.proof["examples"] == summary["validation"]["examples"]
-    assert made.proof["accuracy"] == summary["validation"]["accuracy"]
-    assert made.proof["difference"] < 1e-5
+    assert (
+        made.proof["saved_model"]["examples"]
+        == summary["validation"]["examples"]
+    )
+    assert (
+        made.proof["saved_model"]["accuracy"]
+        == summary["validation"]["accuracy"]
+    )
+    assert made.proof["saved_model"]["difference"] < 1e-5
 
     metadata = json.loads((place / "assets" / "metadata.json").read_text())
     assert metadata == made.metadata
@@ -111,10 +120,62 @@ def test_an_artifact_and_its_proof(run, capsys):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_all_formats_and_what_they_cost(run, tmp_path):
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    made = export(str(copied), FORMATS)
+    proof = json.loads((copied / "export" / "proof.json").read_text())
+    assert list(proof) == [*made.artifacts] == [*FORMATS]
+    for name, figures in proof.items():
+        assert os.path.exists(made.artifacts[name])
+        assert figures["examples"] == figures["measured"]
+        assert figures["repeatable"]
+        assert figures["bytes"] > 0 and len(figures["milliseconds"]) == 2
+        if name == "litert_int8":
+            assert figures["tolerance"] is None
+            assert 0 < figures["difference"] < 0.2
+        else:
+            assert figures["difference"] <= figures["tolerance"] == 1e-4
+    assert not (copied / "export" / "saved_model" / "2").exists()
+
+
+def test_a_run_exports_at_its_end(in_tmp):
+    result = framework.run(
+        "gin/smoke.gin",
+        [
+            "train.epochs = 1",
+            "shapes.examples = 120",
+            "train.export = @Export()",
+            "Export.formats = ['saved_model', 'litert']",
+        ],
+    )
+    place = pathlib.Path(result.directory)
+    proof = json.loads((place / "export" / "proof.json").read_text())
+    assert [*proof] == ["saved_model", "litert"]
+    accuracy = result.summary["test"]["accuracy"]
+    assert proof["litert"]["accuracy"] == accuracy
+
+
+def test_a_format_that_there_is_not_is_refused(run, in_tmp):
+    before = listed(run)
+    with pytest.raises(UserError, match="expected some of saved_model, litert"):
+        export(str(run), ["tflite"])
+    with pytest.raises(UserError, match="without a proof"):
+        export(str(run), ["litert_int8"], proof=False)
+    assert listed(run) == before
+    for formats in ("'onnx'", "['tflite']"):
+        with pytest.raises(UserError, match=r"expected (a list|some of saved)"):
+            framework.run(
+                "gin/smoke.gin",
+                ["train.export = @Export()", f"Export.formats = {formats}"],
+            )
+    assert not list(in_tmp.iterdir())
+
+
 def test_a_failed_proof_leaves_what_was_there(run, tmp_path, monkeypatch):
     copy = tmp_path / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("export"))
-    original = artifact.fold
+    original = frozen.fold
 
     def other(model):
         folded = original(model)
@@ -124,7 +185,7 @@ def test_a_failed_proof_leaves_what_was_there(run, tmp_path, monkeypatch):
 
     before = listed(copy)
     with monkeypatch.context() as context:
-        context.setattr(artifact, "fold", other)
+        context.setattr(frozen, "fold", other)
         with pytest.raises(UserError, match="something else than the run"):
             export(str(copy))
         assert listed(copy) == before
@@ -134,7 +195,7 @@ def test_a_failed_proof_leaves_what_was_there(run, tmp_path, monkeypatch):
         assert not (copy / "export" / "proof.json").exists()
     good = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()}
     with monkeypatch.context() as context:
-        context.setattr(artifact, "fold", other)
+        context.setattr(frozen, "fold", other)
         with pytest.raises(UserError, match="something else than the run"):
             export(str(copy))
     assert {p: p.read_bytes() for p in copy.rglob("*") if p.is_file()} == good

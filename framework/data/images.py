@@ -103,6 +103,23 @@ def decode_and_resize(
     return resize(_decode_to(encoded, keep), size, how)
 
 
+def to_square(image: tf.Tensor, size: int, how: str = "squash") -> tf.Tensor:
+    """uint8 `[size, size, 3]` of what a source gives: a file, or pixels.
+
+    Args:
+        image: a scalar string, as for `decode_and_resize`; or uint8
+            `[H, W, C]`, as for `to_rgb`.
+        size: as for `resize`.
+        how: as for `resize`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: a file does not decode.
+    """
+    if image.dtype == tf.string:
+        return decode_and_resize(image, size, how)
+    return resize(to_rgb(image), size, how)
+
+
 def _decode_to(encoded: tf.Tensor, keep: tuple[int, int]) -> tf.Tensor:
     """Decodes a file at the size that it has, or less of a large JPEG.
 

@@ -9,10 +9,10 @@ import tensorflow as tf
 from framework.data.images import (
     RESIZES,
     decode,
-    decode_and_resize,
     resize,
     shrink,
     to_rgb,
+    to_square,
 )
 from framework.data.source import Examples, IndexedExamples
 from framework.task import Data
@@ -60,11 +60,8 @@ class Pictures:
         """
         with _unless_lost():
             image = self._read(split, example_id)
-            if image is None:
-                return None
-            if image.dtype == tf.string:
-                return decode_and_resize(image, self._size, how).numpy()
-            return resize(to_rgb(image), self._size, how).numpy()
+            if image is not None:
+                return to_square(image, self._size, how).numpy()
         return None
 
     def fits(self, split: str, example_id: str) -> dict[str, bytes]:

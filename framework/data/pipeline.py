@@ -15,12 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from framework.data.images import (
-    RESIZES,
-    decode_and_resize,
-    resize,
-    to_rgb,
-)
+from framework.data.images import RESIZES, to_square
 from framework.data.rows import PLACES
 from framework.data.source import Examples, IndexedExamples, StreamedExamples
 from framework.digests import digest
@@ -324,11 +319,7 @@ class Pipeline:
         """
 
         def decode_one(element):
-            image = read(element)
-            if image.dtype == tf.string:
-                image = decode_and_resize(image, image_size, self.resize)
-            else:
-                image = resize(to_rgb(image), image_size, self.resize)
+            image = to_square(read(element), image_size, self.resize)
             image = tf.ensure_shape(image, (image_size, image_size, 3))
             return {
                 "image": image,

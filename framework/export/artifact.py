@@ -41,7 +41,7 @@ import tensorflow as tf
 
 from framework.data.images import decode_and_resize
 from framework.errors import UserError
-from framework.model.folding import fold, foldable
+from framework.export.frozen import Frozen
 
 METADATA = "metadata.json"
 VERSION = "1"
@@ -59,12 +59,8 @@ def write(
 ) -> dict[str, Any]:
     """Writes the version of a SavedModel.
 
-    Batch normalisation is folded into convolutions where that changes nothing
-    but the rounding of float32; `model` itself stays as it is.
-
     Args:
-        model: uint8 `[B, S, S, 3]`, pixels 0..255, to probabilities: one a
-            class, or that of the second of two classes.
+        model: as `Frozen` takes it.
         place: a folder on this machine that is not there yet, or is empty.
         class_names: in the order of the labels.
         resize: how pictures become squares, as `images.resize` has it.
@@ -76,41 +72,11 @@ def write(
     Raises:
         UserError: there is not one name for each class.
     """
-    units = model.output_shape[-1]
-    if max(units, 2) != len(class_names):
-        raise UserError(
-            f"The model tells {max(units, 2)} classes apart, and "
-            f"{len(class_names)} names are given; expected one each."
-        )
-    served, folded = _for_inference(model)
-    module = tf.Module()
-    # Whoever loads it finds nothing to train.
-    weights = {
-        id(variable): tf.Variable(variable.numpy(), trainable=False)
-        for variable in served.variables
-    }
-    # What a SavedModel refers to must be found from its root.
-    module.weights = list(weights.values())
-
-    def apply(part: keras.Model, x: tf.Tensor) -> tf.Tensor:
-        values = [
-            [weights[id(variable)] for variable in variables]
-            for variables in (
-                part.trainable_variables,
-                part.non_trainable_variables,
-            )
-        ]
-        return part.stateless_call(*values, x, training=False)[0]
-
-    signatures = _signatures(served, apply, class_names, resize)
-    metadata = {
-        "classes": list(class_names),
-        "image_size": model.input_shape[1],
-        "resize": resize,
-        "signatures": sorted(signatures),
-        "batch_normalisations_folded": folded,
-        **facts,
-    }
+    frozen = Frozen(model)
+    metadata = describe(frozen, class_names, resize, facts)
+    signatures = _signatures(frozen, class_names, resize)
+    metadata["signatures"] = sorted(signatures)
+    module = frozen.module
     os.makedirs(place, exist_ok=True)
     # TensorFlow copies it into assets/.
     path = os.path.join(place, METADATA)
@@ -123,24 +89,37 @@ def write(
     return metadata
 
 
-def _for_inference(model: keras.Model) -> tuple[keras.Model, int]:
-    """An equal model that does less, and how much of it was folded."""
-    # In 16 bits the products in another order are other results.
-    if all(
-        layer.compute_dtype in ("float32", "float64", "uint8")
-        for layer in model._flatten_layers()
-    ):
-        return fold(model), len(foldable(model))
-    return model, 0
+def describe(
+    frozen: Frozen,
+    class_names: Sequence[str],
+    resize: str,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What every artifact tells of itself; JSON-able.
+
+    Raises:
+        UserError: there is not one name for each class.
+    """
+    if frozen.num_classes != len(class_names):
+        raise UserError(
+            f"The model tells {frozen.num_classes} classes apart, and "
+            f"{len(class_names)} names are given; expected one each."
+        )
+    return {
+        "classes": list(class_names),
+        "image_size": frozen.image_size,
+        "resize": resize,
+        "batch_normalisations_folded": frozen.folded,
+        **facts,
+    }
 
 
 def _signatures(
-    model: keras.Model,
-    apply: Callable[[keras.Model, tf.Tensor], tf.Tensor],
+    frozen: Frozen,
     class_names: Sequence[str],
     resize: str,
 ) -> dict[str, tf.types.experimental.GenericFunction]:
-    size = model.input_shape[1]
+    model, size = frozen.model, frozen.image_size
     dense = [x for x in model.layers if isinstance(x, keras.layers.Dense)]
     images_given = tf.TensorSpec([None, size, size, 3], tf.uint8, name="image")
     bytes_given = tf.TensorSpec([None], tf.string, name="image_bytes")
@@ -149,12 +128,10 @@ def _signatures(
         return tf.function(input_signature=[given], autograph=False)
 
     def answer(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = apply(model, images)
-        if outputs.shape[-1] == 1:
-            outputs = tf.concat([1 - outputs, outputs], axis=-1)
+        outputs = frozen.probabilities(images)
         labels = tf.argmax(outputs, axis=-1)
         return {
-            "probabilities": tf.cast(outputs, tf.float32),
+            "probabilities": outputs,
             "label": labels,
             "class": tf.gather(tf.constant(list(class_names)), labels),
         }
@@ -178,7 +155,7 @@ def _signatures(
         @signature(bytes_given)
         def features(image_bytes):
             images = _decoded(image_bytes, size, resize)
-            found = apply(below, images)
+            found = frozen.apply(below, images)
             return {"features": tf.cast(found, tf.float32)}
 
         signatures["features"] = features

@@ -1,9 +1,10 @@
-"""Turns requests on disk into a SavedModel's answers, with TensorFlow alone.
+"""Turns requests on disk into an artifact's answers, without this framework.
 
-    python fresh.py SAVED_MODEL SIGNATURE REQUESTS ANSWERS
+    python fresh.py ARTIFACT SIGNATURE REQUESTS ANSWERS
 
 Run as a file, in a process of its own: what answers here answers where this
-framework is not installed.
+framework is not installed. A SavedModel takes TensorFlow alone; a .tflite file
+is run by LiteRT, a .onnx file by ONNX Runtime.
 """
 
 import json
@@ -11,6 +12,7 @@ import os
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -22,31 +24,32 @@ BATCH = 32
 _CALLS = 15
 
 
-def main(saved_model: str, signature: str, requests: str, answers: str) -> None:
+def main(artifact: str, signature: str, requests: str, answers: str) -> None:
     """Answers each request twice and writes what came out.
 
     Args:
-        saved_model: of a version.
-        signature: that takes one batch and gives probabilities.
+        artifact: the folder of a SavedModel's version, or a file.
+        signature: of a SavedModel: takes one batch and gives probabilities.
         requests: a TFRecord of image files, or of serialized uint8 tensors
-            `[S, S, 3]` where the signature takes pixels.
+            `[S, S, 3]` where pixels are taken.
         answers: where to write, as a `.npz`: "probabilities"
-            `[N, num_classes]`, "label" `[N]`, "class" `[N]` as bytes, and
-            "figures", a text of JSON.
+            `[N, num_classes]`, "label" `[N]`, of a SavedModel "class" `[N]` as
+            bytes, and "figures", a text of JSON.
     """
-    function = tf.saved_model.load(saved_model).signatures[signature]
-    (spec,) = function.structured_input_signature[1].values()
+    runner = RUNNERS.get(os.path.splitext(artifact)[1])
+    if runner is None:
+        run, takes_bytes = _saved_model(artifact, signature)
+    else:
+        run, takes_bytes = runner(artifact), False
     records = tf.data.TFRecordDataset(requests)
-    if spec.dtype != tf.string:
+    if not takes_bytes:
         records = records.map(
-            lambda record: tf.ensure_shape(
-                tf.io.parse_tensor(record, tf.uint8), spec.shape[1:]
-            )
+            lambda record: tf.io.parse_tensor(record, tf.uint8)
         )
 
     def call(batch):
-        found = function(**{spec.name: batch})
-        return {name: value.numpy() for name, value in found.items()}
+        found = run(batch)
+        return {"label": found["probabilities"].argmax(-1), **found}
 
     parts, is_repeatable = [], True
     for batch in records.batch(BATCH):
@@ -69,10 +72,66 @@ def main(saved_model: str, signature: str, requests: str, answers: str) -> None:
     }
     found = {
         name: np.concatenate([part[name] for part in parts])
-        for name in ("probabilities", "label", "class")
+        for name in parts[0]
     }
-    found["class"] = found["class"].astype(bytes)  # Objects would be pickled.
+    if "class" in found:  # Objects would be pickled.
+        found["class"] = found["class"].astype(bytes)
     np.savez(answers, figures=json.dumps(figures), **found)
+
+
+def _saved_model(artifact: str, signature: str) -> tuple[Callable, bool]:
+    """What answers a batch, and whether it takes files."""
+    loaded = tf.saved_model.load(artifact)
+    function = loaded.signatures[signature]
+    (spec,) = function.structured_input_signature[1].values()
+
+    def run(batch):
+        # A signature does not keep alive what it is part of.
+        assert loaded is not None
+        found = function(**{spec.name: tf.ensure_shape(batch, spec.shape)})
+        return {name: value.numpy() for name, value in found.items()}
+
+    return run, spec.dtype == tf.string
+
+
+def _litert(artifact: str) -> Callable:
+    """What answers a batch of pixels, uint8 `[B, S, S, 3]`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow's own is deprecated.
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError:
+            Interpreter = tf.lite.Interpreter
+        interpreter = Interpreter(artifact)
+    interpreter.allocate_tensors()
+    (given,) = interpreter.get_input_details()
+    (made,) = interpreter.get_output_details()
+
+    def run(batch):
+        batch = np.asarray(batch)
+        if tuple(interpreter.get_input_details()[0]["shape"]) != batch.shape:
+            interpreter.resize_tensor_input(given["index"], batch.shape)
+            interpreter.allocate_tensors()
+        interpreter.set_tensor(given["index"], batch)
+        interpreter.invoke()
+        return {"probabilities": interpreter.get_tensor(made["index"])}
+
+    return run
+
+
+def _onnx(artifact: str) -> Callable:
+    """Likewise."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(artifact)
+    (given,) = session.get_inputs()
+    return lambda batch: {
+        "probabilities": session.run(None, {given.name: np.asarray(batch)})[0]
+    }
+
+
+# By a file's ending.
+RUNNERS = {".tflite": _litert, ".onnx": _onnx}
 
 
 def _milliseconds(call: Callable[[], dict]) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from framework.console import some
-from framework.data.images import resize, to_rgb
+from framework.data.images import to_square
 from framework.data.source import Examples, IndexedExamples
 from framework.errors import UserError
 from framework.evaluation.predictions import Predictions, readable_ids
@@ -40,11 +40,13 @@ def prove(
     how: str,
     most: int = MOST,
     seconds: float = 900.0,
+    exact: bool = True,
 ) -> dict[str, Any]:
     """Has a fresh process answer, and compares with what was measured.
 
     Args:
-        saved_model: of a version, on this machine.
+        saved_model: of a version; or a .tflite or .onnx file, which gets
+            pixels; on this machine.
         examples: where the examples are that `measured` speaks of; there may
             be others.
         measured: of the run.
@@ -53,10 +55,14 @@ def prove(
         how: pictures become squares, as `images.resize` has it.
         most: how many examples to ask about.
         seconds: how long the process may take.
+        exact: whether probabilities have to be those of the run. Those of a
+            model in 8 bits are not: there the figures tell what it costs.
 
     Returns:
         JSON-able figures: how many "examples" of how many "measured", the
-        largest "difference" between probabilities and its "tolerance", the
+        largest "difference" between probabilities and its "tolerance" (None
+        where they need not be the same), "other_classes": of how many another
+        class is the most probable one, the
         "accuracy" of the answers and as it was "measured_accuracy" on the same
         examples, "milliseconds" of a call by batch size (the median), "bytes"
         on disk, and whether calls are "repeatable", which is True.
@@ -78,7 +84,12 @@ def prove(
     with tempfile.TemporaryDirectory() as folder:
         requests = os.path.join(folder, "requests")
         signature, order = _write_requests(
-            requests, examples, asked.ids, image_size, how
+            requests,
+            examples,
+            asked.ids,
+            image_size,
+            how,
+            as_pixels=not os.path.isdir(saved_model),
         )
         answers = _answers(
             saved_model, signature, requests, folder, len(order), seconds
@@ -89,8 +100,8 @@ def prove(
         "examples": len(order),
         "measured": len(measured.ids),
         "signature": signature,
-        **_compared(answers, expected, asked.ids[order], class_names),
-        "tolerance": TOLERANCE,
+        **_compared(answers, expected, asked.ids[order], class_names, exact),
+        "tolerance": TOLERANCE if exact else None,
         "accuracy": float((answers["label"] == labels).mean()),
         "measured_accuracy": float((expected.argmax(-1) == labels).mean()),
         "bytes": _bytes(saved_model),
@@ -104,6 +115,7 @@ def _write_requests(
     ids: np.ndarray,
     image_size: int,
     how: str,
+    as_pixels: bool,
 ) -> tuple[str, np.ndarray]:
     """Writes the pictures; the signature for them, and which of `ids` they are.
 
@@ -115,11 +127,11 @@ def _write_requests(
     with tf.io.TFRecordWriter(path) as writer:
         for split in examples:
             for name, image in _pictures(split, place):
-                if image.dtype == tf.string:
+                if image.dtype == tf.string and not as_pixels:
                     writer.write(image.numpy())
                 else:
                     signature = "serve_images"
-                    pixels = resize(to_rgb(image), image_size, how)
+                    pixels = to_square(image, image_size, how)
                     writer.write(tf.io.serialize_tensor(pixels).numpy())
                 order.append(place.pop(name))
     if place:
@@ -194,6 +206,7 @@ def _compared(
     expected: np.ndarray,
     ids: np.ndarray,
     class_names: Sequence[str],
+    exact: bool,
 ) -> dict[str, Any]:
     """The largest difference, and how many of the classes are others.
 
@@ -208,7 +221,7 @@ def _compared(
         )
     difference = np.abs(found - expected).max(axis=-1)
     # Not a number is no agreement either.
-    differing = ~(difference <= TOLERANCE)
+    differing = ~(difference <= (TOLERANCE if exact else 1.0))
     if differing.any():
         worst = int(np.nan_to_num(difference, nan=np.inf).argmax())
         raise UserError(
@@ -221,7 +234,9 @@ def _compared(
         )
     labels = found.argmax(axis=-1)
     names = [class_names[label].encode() for label in labels]
-    if (labels != answers["label"]).any() or names != list(answers["class"]):
+    if (labels != answers["label"]).any() or names != list(
+        answers.get("class", names)
+    ):
         raise UserError(
             "The artifact is not exported: its labels are not those of its "
             "highest probabilities."
@@ -232,9 +247,11 @@ def _compared(
     }
 
 
-def _bytes(folder: str) -> int:
+def _bytes(path: str) -> int:
+    if not os.path.isdir(path):
+        return os.path.getsize(path)
     return sum(
         os.path.getsize(os.path.join(place, name))
-        for place, _, names in os.walk(folder)
+        for place, _, names in os.walk(path)
         for name in names
     )

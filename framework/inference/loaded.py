@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from framework.data.images import decode_and_resize
 from framework.errors import UserError
+from framework.export import fresh
 from framework.export.artifact import METADATA
 from framework.inference import inputs
 from framework.inference.inputs import Asked
@@ -156,12 +157,15 @@ def load(path: str | os.PathLike) -> Loaded:
     Args:
         path: a run's directory ("runs/latest"), its `export/`, or a SavedModel
             from there, wherever it has been copied to; on anything that
-            `tf.io.gfile` knows.
+            `tf.io.gfile` knows. Or a .tflite or .onnx file from there, on this
+            machine, with metadata.json beside it.
 
     Raises:
         UserError: none of these lies there, or it can't be loaded.
     """
     path = os.fspath(path).rstrip("/")
+    if os.path.splitext(path)[1] in fresh.RUNNERS:
+        return _file(path)
     version = _version(path)
     if version is not None:
         return _artifact(version)
@@ -216,15 +220,40 @@ def _is_of(version: str, run: str) -> bool:
     return _metadata(version).get("weights_sha256") == weights
 
 
-def _metadata(version: str) -> dict[str, Any]:
-    place = f"{version}/assets/{METADATA}"
+def _metadata(artifact: str, folder: str = "") -> dict[str, Any]:
+    place = f"{folder or artifact + '/assets'}/{METADATA}"
     if not tf.io.gfile.exists(place):
         raise UserError(
-            f"{version} is a SavedModel without assets/{METADATA}. Expected "
-            "one that --mode=export made."
+            f"{artifact} has no {METADATA} at {place}. Expected what "
+            "--mode=export made, as a whole."
         )
     with tf.io.gfile.GFile(place) as file:
         return json.load(file)
+
+
+def _file(path: str) -> Loaded:
+    if not os.path.exists(path):
+        raise UserError(
+            f"There is no file {path}. Expected one that --mode=export made."
+        )
+    facts = _metadata(path, os.path.dirname(path) or ".")
+    try:
+        run = fresh.RUNNERS[os.path.splitext(path)[1]](path)
+    except ImportError as error:
+        raise UserError(
+            f"{path} can't be run: {error}. Expected it: pip install "
+            "onnxruntime, or this package's extra 'onnx'."
+        ) from error
+    except Exception as error:
+        raise UserError(f"{path} can't be loaded: {error}") from error
+    return Loaded(
+        path,
+        tuple(facts["classes"]),
+        facts["image_size"],
+        facts["resize"],
+        facts,
+        lambda images: run(np.asarray(images))["probabilities"],
+    )
 
 
 def _artifact(version: str) -> Loaded:

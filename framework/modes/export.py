@@ -1,4 +1,4 @@
-"""Turns a finished run into an artifact that is proved to be the same."""
+"""Turns a finished run into artifacts that are proved to be the same."""
 
 import contextlib
 import dataclasses
@@ -6,19 +6,24 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
 from framework.configuration import Configuration
 from framework.console import say
+from framework.data.images import to_square
+from framework.data.source import IndexedExamples
 from framework.errors import UserError
 from framework.evaluation import report
-from framework.export import artifact
+from framework.export import artifact, portable
+from framework.export.frozen import Frozen
 from framework.export.proof import prove
 from framework.finished import Finished, load, resolved
+from framework.registry import PARTS
 from framework.run_directory import (
     RunDirectory,
     read_predictions,
@@ -32,81 +37,184 @@ SAVED_MODEL = "saved_model"
 PROOF = "proof.json"
 
 
+FORMATS = (SAVED_MODEL, portable.LITERT, portable.LITERT_INT8, portable.ONNX)
+# Pictures that tell a model in 8 bits the ranges of its activations.
+_REPRESENTATIVE = 200
+
+
 @dataclasses.dataclass(frozen=True)
 class Exported:
     """What was exported.
 
     Attributes:
         directory: `export/` in the run's directory.
-        saved_model: of the version.
-        metadata: what the artifact says of itself.
-        proof: as in `proof.json`; None where none was asked for.
+        artifacts: by format, the folder of a SavedModel's version or a file.
+        metadata: what they say of themselves.
+        proof: as in `proof.json`, by format; None where none was asked for.
     """
 
     directory: str
-    saved_model: str
+    artifacts: dict[str, str]
     metadata: dict[str, Any]
     proof: dict[str, Any] | None
 
+    @property
+    def saved_model(self) -> str:
+        """The SavedModel's version."""
+        return self.artifacts[SAVED_MODEL]
+
+
+@PARTS.register()
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What a run exports at its end, `train.export = @Export()`.
+
+    Attributes:
+        formats: of "saved_model", "litert", "litert_int8" and "onnx".
+        proof: whether to compare each with what the run measured.
+
+    Raises:
+        UserError: there is no such format.
+    """
+
+    formats: Sequence[str] = (SAVED_MODEL,)
+    proof: bool = True
+
+    def __post_init__(self):
+        check_formats(self.formats)
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuses formats that there are not.
+
+    Raises:
+        UserError: one is none, or there is none.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats or isinstance(formats, str):
+        raise UserError(
+            f"The formats to export are {formats!r}; expected some of "
+            f"{', '.join(FORMATS)}."
+        )
+
 
 def export(
-    run: str, *, proof: bool = True, console: Console | None = None
+    run: str | os.PathLike,
+    formats: Sequence[str] = (SAVED_MODEL,),
+    *,
+    proof: bool = True,
+    data: Data | None = None,
+    console: Console | None = None,
 ) -> Exported:
-    """Makes, or makes anew, the artifact of a finished run.
+    """Makes, or makes anew, the artifacts of a finished run.
 
-    It appears in the run's directory whole or not at all; what lay there
-    before stays where this fails. The configuration that gin holds is replaced
-    by the run's.
+    They appear in the run's directory whole or not at all; what lay there
+    before stays where this fails, and goes where it does not.
 
     Args:
         run: the run's directory ("runs/latest"), on anything that
             `tf.io.gfile` knows.
-        proof: whether to compare it with what the run measured; takes the data
-            that the run was judged on.
+        formats: of "saved_model", "litert", "litert_int8" and "onnx", see
+            `framework.export`.
+        proof: whether to compare each with what the run measured; takes the
+            data that the run was judged on.
+        data: that data, where it is at hand. Else it is loaded, and the
+            configuration that gin holds is replaced by the run's.
         console: where to report; standard output by default.
 
     Raises:
-        UserError: the run is not finished, its data can't be had, or the
-            proof fails.
+        UserError: the run is not finished, its data can't be had, or a proof
+            fails.
     """
     console = console or Console()
-    run = resolved(run)
+    check_formats(formats)
+    run = resolved(os.fspath(run))
     finished = load(run)
     if weights_sha256(finished.model) != finished.summary["weights_sha256"]:
         raise UserError(
             f"{run}/model.keras has other weights than summary.json speaks of. "
             "Expected the model that the run has saved."
         )
-    data = None
-    if proof:
-        data = _data(finished, console)
-    directory = RunDirectory(run)
-    with _made_beside(directory) as made:
-        version = os.path.join(made, SAVED_MODEL, artifact.VERSION)
-        metadata = artifact.write(
-            finished.model,
-            version,
-            finished.class_names,
-            finished.resize,
-            _facts(finished),
+    if portable.LITERT_INT8 in formats and not proof:
+        raise UserError(
+            "litert_int8 is asked for without a proof. Expected one: the "
+            "ranges of 8 bits are learned from the run's pictures, and what "
+            "they cost is to be told."
         )
-        figures = None
-        if data is not None:
-            figures = prove(
-                version,
-                data.splits.values(),
-                read_predictions(run, finished.class_names),
-                finished.class_names,
-                finished.image_size,
-                finished.resize,
-            )
-            _say_proof(console, figures, metadata)
+    if proof and data is None:
+        data = _data(finished, console)
+    measured = None
+    if proof:
+        measured = read_predictions(run, finished.class_names)
+    directory = RunDirectory(run)
+    places, figures = {}, {}
+    with _made_beside(directory) as made:
+        for name in dict.fromkeys(formats):
+            place, metadata = _write(name, finished, made, data)
+            places[name] = os.path.relpath(place, made)
+            if measured is not None:
+                figures[name] = prove(
+                    place,
+                    data.splits.values(),
+                    measured,
+                    finished.class_names,
+                    finished.image_size,
+                    finished.resize,
+                    exact=name != portable.LITERT_INT8,
+                )
+                _say_proof(console, name, figures[name], metadata)
+        if figures:
             with open(os.path.join(made, PROOF), "w") as file:
-                file.write(json.dumps({SAVED_MODEL: figures}, indent=2) + "\n")
-    place = directory.file(FOLDER)
-    version = os.path.join(place, SAVED_MODEL, artifact.VERSION)
-    say(console, f"Exported: {version}")
-    return Exported(place, version, metadata, figures)
+                file.write(json.dumps(figures, indent=2) + "\n")
+    home = directory.file(FOLDER)
+    artifacts = {k: os.path.join(home, place) for k, place in places.items()}
+    for place in artifacts.values():
+        say(console, f"Exported: {place}")
+    return Exported(home, artifacts, metadata, figures or None)
+
+
+def _write(
+    name: str, finished: Finished, made: str, data: Data | None
+) -> tuple[str, dict[str, Any]]:
+    """One artifact: its place, and what it says of itself."""
+    names, facts = finished.class_names, _facts(finished)
+    if name == SAVED_MODEL:
+        place = os.path.join(made, SAVED_MODEL, artifact.VERSION)
+        return place, artifact.write(
+            finished.model, place, names, finished.resize, facts
+        )
+    frozen = Frozen(finished.model)
+    metadata = artifact.describe(frozen, names, finished.resize, facts)
+    pictures = _representative(data, finished) if data else []
+    folder = os.path.join(made, name)
+    return (
+        portable.write(name, frozen, folder, metadata, pictures),
+        metadata,
+    )
+
+
+def _representative(data: Data, finished: Finished) -> Iterator[np.ndarray]:
+    """Pictures of the split that chose the epoch, or of training.
+
+    Not of the test split: what the artifact is judged by chooses nothing.
+    """
+    split = "validation" if "validation" in data.splits else "train"
+    examples = data.splits[split]
+    if isinstance(examples, IndexedExamples):
+        count = min(_REPRESENTATIVE, len(examples))
+        places = np.linspace(0, len(examples) - 1, count).astype(int)
+        part = examples.select(places)
+        images = tf.data.Dataset.from_tensor_slices(part.rows).map(part.read)
+    else:
+        images = (
+            examples.stream(tf.constant(-1, tf.int64))
+            .map(lambda example: example["image"])
+            .take(_REPRESENTATIVE)
+        )
+    squares = images.map(
+        lambda image: to_square(image, finished.image_size, finished.resize)
+    )
+    return squares.ignore_errors().as_numpy_iterator()
 
 
 def _data(finished: Finished, console: Console) -> Data:
@@ -152,18 +260,32 @@ def _facts(finished: Finished) -> dict[str, Any]:
 
 
 def _say_proof(
-    console: Console, figures: dict[str, Any], metadata: dict[str, Any]
+    console: Console,
+    name: str,
+    figures: dict[str, Any],
+    metadata: dict[str, Any],
 ) -> None:
     of = figures["measured"]
-    say(
-        console,
-        f"Proved: on {figures['examples']:,}"
+    asked = (
+        f"on {figures['examples']:,}"
         + (f" of {of:,}" if of > figures["examples"] else "")
-        + f" examples ({metadata['judged']['label']}), in a process of its "
-        "own, probabilities differ from the run's by at most "
-        f"{figures['difference']:.1g}; accuracy {figures['accuracy']:.4f}. "
-        "Two calls agree to the bit.",
+        + f" examples ({metadata['judged']['label']}), in a process of its own"
     )
+    if figures["tolerance"] is None:
+        drop = 100 * (figures["measured_accuracy"] - figures["accuracy"])
+        found = (
+            f"Judged {name}: {asked}, accuracy {figures['accuracy']:.4f}, "
+            f"{abs(drop):.2f} points {'less' if drop >= 0 else 'more'} than "
+            f"the run's {figures['measured_accuracy']:.4f}; "
+            f"{figures['other_classes']:,} have another class."
+        )
+    else:
+        found = (
+            f"Proved {name}: {asked}, probabilities differ from the run's by "
+            f"at most {figures['difference']:.1g}; accuracy "
+            f"{figures['accuracy']:.4f}."
+        )
+    say(console, f"{found} Two calls agree to the bit.")
     times = figures["milliseconds"]
     say(
         console,

@@ -21,6 +21,8 @@ from framework.data.source import StreamedExamples
 from framework.errors import UserError
 from framework.evaluation import page, plots, report
 from framework.evaluation.predictions import Predictions
+from framework.modes import export as exporting
+from framework.modes.export import Export
 from framework.modes.recipe import Recipe, Setup, with_recipe
 from framework.registry import MODES
 from framework.run_directory import (
@@ -78,6 +80,7 @@ class _Training:
     callbacks: Sequence[keras.callbacks.Callback]
     profile: bool
     with_page: bool
+    export: Export | None
     started: float | None
     fingerprint: Callable[[], str]
 
@@ -329,6 +332,14 @@ class _Run:
                 self._write_page(setup, history, summary, predictions, held_up)
             # Last: a run with a summary is complete.
             run.finish(summary)
+            if wanted := self._training.export:
+                exporting.export(
+                    run.path,
+                    wanted.formats,
+                    proof=wanted.proof,
+                    data=data,
+                    console=self._console,
+                )
         return self._result(setup, history, summary)
 
     def _write_page(
@@ -423,6 +434,7 @@ def train(
     doctor: str | None = None,
     folds: int | None = None,
     report_page: bool = True,
+    export: Export | None = None,
     at_hand: Callable[[], Diagnosis | None] = lambda: None,
     profile: bool = False,
     dry_run: bool = False,
@@ -449,6 +461,8 @@ def train(
             parts, each of which a model that has not seen it is tested on.
             None trains one model.
         report_page: whether to write `report.html`, which takes some seconds.
+        export: what to export at the end, `@Export()`. A proof that fails
+            leaves the run complete, and nothing exported.
         at_hand: finds what a doctor said earlier, to report leaks where
             `doctor` is None; it changes nothing.
         profile: write a trace of ten updates, for TensorBoard.
@@ -482,6 +496,7 @@ def train(
         callbacks=callbacks,
         profile=profile,
         with_page=report_page,
+        export=export,
         started=started,
         fingerprint=fingerprint,
     )

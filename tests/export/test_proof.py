@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from pictures import encoded, photo
 
+from framework.data.images import decode_and_resize
 from framework.data.source import IndexedExamples, StreamedExamples
 from framework.errors import UserError
 from framework.evaluation.predictions import Predictions
@@ -102,9 +103,11 @@ def test_a_proof(trained, place, pixels, files):
 def test_requests(pixels, files, tmp_path):
     path = str(tmp_path / "requests")
 
-    def written(splits, ids):
+    def written(splits, ids, as_pixels=False):
         ids = np.array(ids, object)
-        signature, order = proof._write_requests(path, splits, ids, 16, "crop")
+        signature, order = proof._write_requests(
+            path, splits, ids, 16, "crop", as_pixels
+        )
         records = [r.numpy() for r in tf.data.TFRecordDataset(path)]
         return signature, order.tolist(), records
 
@@ -119,6 +122,13 @@ def test_requests(pixels, files, tmp_path):
     signature, order, records = written([indexed(pixels)], wanted)
     assert (signature, order) == ("serve_images", [1, 0, 2])
     assert tf.io.parse_tensor(records[0], tf.uint8).shape == (16, 16, 3)
+    # LiteRT and ONNX take no files.
+    signature, order, records = written([indexed(files)], wanted, True)
+    assert (signature, order) == ("serve_images", [1, 0, 2])
+    assert (
+        tf.io.parse_tensor(records[0], tf.uint8).numpy()
+        == decode_and_resize(tf.constant(files[3]), 16, "crop").numpy()
+    ).all()
     with pytest.raises(UserError, match=r"1 of the 2 examples.*Übung/99"):
         written([indexed(files)], ["Übung/3", "Übung/99"])
 
@@ -151,9 +161,10 @@ def answered(probabilities, label=None, name=None, repeatable=True):
     }
 
 
-def compared(answers, expected):
+def compared(answers, expected, exact=True):
     ids = np.array(["first", "second"], object)
-    return proof._compared(answers, np.array(expected, np.float32), ids, NAMES)
+    expected = np.array(expected, np.float32)
+    return proof._compared(answers, expected, ids, NAMES, exact)
 
 
 EXPECTED = [[0.2, 0.8], [0.7, 0.3]]
@@ -175,6 +186,14 @@ EXPECTED = [[0.2, 0.8], [0.7, 0.3]]
 def test_what_refutes(answers, message):
     with pytest.raises(UserError, match=message):
         compared(answers, EXPECTED)
+
+
+def test_eight_bits_need_not_be_the_same():
+    found = compared(answered([[0.6, 0.4], [0.8, 0.2]]), EXPECTED, exact=False)
+    assert found["difference"] == pytest.approx(0.4)
+    assert found["other_classes"] == 1
+    with pytest.raises(UserError, match="something else"):
+        compared(answered([[np.nan] * 2, [0.7, 0.3]]), EXPECTED, exact=False)
 
 
 def test_ties_are_no_failure():
