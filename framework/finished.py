@@ -67,6 +67,24 @@ def directory(path: str) -> RunDirectory:
     return run
 
 
+def imported(run: RunDirectory) -> str:
+    """Imports what a run had imported; its operative configuration.
+
+    What can't be imported may have registered layers: then the model does not
+    load, and that error says so.
+    """
+    if not tf.io.gfile.exists(run.file("operative.gin")):
+        raise UserError(
+            f"{run.path} has no operative.gin. Expected a run's directory as a "
+            "whole."
+        )
+    operative = run.read("operative.gin")
+    for module in re.findall(r"^import ([\w.]+)$", operative, re.M):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    return operative
+
+
 def load(path: str) -> Finished:
     """Loads a finished run.
 
@@ -90,12 +108,7 @@ def load(path: str) -> Finished:
                 else "."
             )
         )
-    operative = run.read("operative.gin")
-    for module in re.findall(r"^import ([\w.]+)$", operative, re.M):
-        # Some register layers. Without those the model does not load, and the
-        # error says so.
-        with contextlib.suppress(ImportError):
-            importlib.import_module(module)
+    operative = imported(run)
     try:
         model = run.model()
     except Exception as error:

@@ -4,6 +4,7 @@ python -m framework.main --gin_file=gin/rps_softmax.gin
 """
 
 import os
+import signal
 import sys
 
 from absl import app, flags, logging
@@ -127,6 +128,8 @@ def main(argv: list[str]) -> None:
                 from framework.configuration import import_named
 
                 import_named(_IMPORT.value)
+            # What is half made is taken away, as after Ctrl+C.
+            signal.signal(signal.SIGTERM, _terminated)
             _OF_RUNS[_MODE.value](argv[1:])
             return
         if len(argv) > 1:
@@ -163,8 +166,8 @@ def main(argv: list[str]) -> None:
             )
     except UserError as error:
         _leave(f"Error: {error.message}", 2)
-    except KeyboardInterrupt:
-        _leave("Stopped.", 130)
+    except KeyboardInterrupt as stopped:
+        _leave("Stopped.", stopped.args[0] if stopped.args else 130)
     except Exception as error:
         # Of the modules that TensorFlow comes with: imported where they are
         # needed.
@@ -174,6 +177,10 @@ def main(argv: list[str]) -> None:
         if not isinstance(error, (WorkerLost, Interrupted)):
             raise
         _leave(error.message, error.status)
+
+
+def _terminated(number: int, frame) -> None:
+    raise KeyboardInterrupt(128 + number)
 
 
 def _explain(arguments: list[str]) -> None:

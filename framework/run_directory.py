@@ -7,6 +7,7 @@ runs/<name>/<number>/
     metrics.jsonl     a line an epoch
     tensorboard/      the same for TensorBoard
     report.html       what it learned, saw and was fed, on one page
+    report_problems.txt  what of it could not be made, if anything
     history.png       training against validation
     model.keras       the trained model, the best epoch's weights
     predictions.csv   of the last evaluation, an example a line
@@ -412,11 +413,15 @@ class RunDirectory:
                         tf.io.decode_image(image, 3, expand_animations=False)
                         for image in images
                     ]
-                    # Side by side they have one size.
-                    for size in {tuple(each.shape) for each in decoded}:
+                    # Side by side they have one size; and of one name there
+                    # is one at a step.
+                    sizes = list(dict.fromkeys(tuple(e.shape) for e in decoded))
+                    for number, size in enumerate(sizes, 1):
                         alike = [e for e in decoded if tuple(e.shape) == size]
                         tf.summary.image(
-                            name, tf.stack(alike), max_outputs=len(alike)
+                            name if number == 1 else f"{name} ({number})",
+                            tf.stack(alike),
+                            max_outputs=len(alike),
                         )
 
     def write_splits(self, splits: Mapping[str, Examples]) -> None:

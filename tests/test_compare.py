@@ -100,6 +100,18 @@ def test_other_classes_can_be_compared_by_figures_only(
     assert found.against[0].reason == "They tell other classes apart."
     text = (tmp_path / "compared" / "compare.html").read_text()
     assert "The data differs" in text
+    # The same classes, other pictures of the same names.
+    drawn = framework.run(
+        "gin/smoke.gin",
+        ["train.epochs = 1", "shapes.seed = 5"],
+        workdir=str(tmp_path / "drawn"),
+    )
+    found = framework.compare(
+        [runs["one"].directory, drawn.directory],
+        workdir=str(tmp_path / "drawn-compared"),
+    )
+    assert found.against[0].paired is None
+    assert "(shapes.seed)" in found.against[0].reason
     assert "The split that they are judged on differs" in text
 
 
@@ -130,9 +142,10 @@ def test_classes_in_another_order_are_the_same(runs, tmp_path):
 @pytest.mark.parametrize(
     "asked, message",
     [
-        ([], "0 runs to compare"),
-        (["{one}"], "1 runs to compare"),
-        (["{one}", "{one}"], "1 runs to compare"),
+        ([], "0 different runs to compare"),
+        (["{one}"], "1 different runs to compare"),
+        (["{one}", "{one}"], "1 different runs to compare"),
+        (["{one}", "{one}/../one/"], "1 different runs to compare"),
         (["{one}", "{one}/checkpoints"], "holds no run"),
     ],
 )

@@ -1,7 +1,7 @@
 """Turns examples of which only ids are known into small pictures."""
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -48,21 +48,37 @@ class Pictures:
         pixels = self._pixels(split, example_id)
         return None if pixels is None else _jpeg(shrink(pixels, _SIDE))
 
-    def model_input(
-        self, split: str, example_id: str, how: str
-    ) -> np.ndarray | None:
-        """uint8 `[S, S, 3]`, as the pipeline makes it; None if it is lost.
+    def model_inputs(
+        self, split: str, ids: Sequence[str], how: str
+    ) -> dict[str, np.ndarray]:
+        """By id uint8 `[S, S, 3]`, as the pipeline makes it; lost ones lack.
 
         Args:
-            split: where the example is.
-            example_id: which.
+            split: where the examples are.
+            ids: which.
             how: as `Pipeline.resize`.
         """
-        with _unless_lost():
-            image = self._read(split, example_id)
-            if image is not None:
-                return to_square(image, self._size, how).numpy()
-        return None
+        examples = self._splits.get(split)
+        if isinstance(examples, IndexedExamples):
+            places = self._places_in(split, examples)
+            rows = [examples.rows[places[name]] for name in ids]
+            images = tf.data.Dataset.from_tensor_slices(
+                np.array(rows, np.int64)
+            ).map(examples.read, tf.data.AUTOTUNE)
+        else:
+            ids = [name for name in ids if (split, name) in self._streamed]
+            found = [self._streamed[split, name] for name in ids]
+            images = tf.data.Dataset.from_tensor_slices(
+                tf.constant(found, tf.string, [len(found)])
+            )
+        squares = images.enumerate().map(
+            lambda number, image: (number, to_square(image, self._size, how)),
+            tf.data.AUTOTUNE,
+        )
+        return {
+            ids[number]: pixels
+            for number, pixels in squares.ignore_errors().as_numpy_iterator()
+        }
 
     def fits(self, split: str, example_id: str) -> dict[str, bytes]:
         """What each way to resize makes of it, as JPEGs; {} if it is lost."""
@@ -87,17 +103,24 @@ class Pictures:
         if not isinstance(examples, IndexedExamples):
             found = self._streamed.get((split, example_id))
             return None if found is None else tf.constant(found)
-        if split not in self._places:
-            self._places[split] = {i: at for at, i in enumerate(examples.ids)}
-        row = examples.rows[self._places[split][example_id]]
+        row = examples.rows[self._places_in(split, examples)[example_id]]
         return examples.read(tf.constant(row, tf.int64))
 
+    def _places_in(
+        self, split: str, examples: IndexedExamples
+    ) -> dict[str, int]:
+        if split not in self._places:
+            self._places[split] = {i: at for at, i in enumerate(examples.ids)}
+        return self._places[split]
+
     def _collect(self, name: str, examples: Examples, wanted: set[str]) -> None:
-        if not wanted:
-            return
+        left = set(wanted)
         for example in examples.stream(tf.constant(-1, tf.int64)):
+            if not left:
+                return
             example_id = example["id"].numpy().decode("utf-8", "replace")
-            if example_id in wanted:
+            if example_id in left:
+                left.remove(example_id)
                 self._streamed[name, example_id] = example["image"].numpy()
 
 

@@ -22,6 +22,8 @@ from framework.model.classifier import Classifier
 # them, and which share of each is its own, float32 [b].
 Mix = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 DRAWS = 4
+# Rows that are worked on at a time, and how many batches are looked through.
+_MOST_ROWS, _MOST_BATCHES = 32, 64
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,6 +83,7 @@ def look(
     mixing: tuple[str, Mix] | None = None,
     augments: bool = True,
     most: int = 8,
+    draws: int = DRAWS,
 ) -> Fed:
     """Decodes the first pictures of training and augments them some times.
 
@@ -99,26 +102,13 @@ def look(
         mixing: what to call it, and what mixes, each row with its partner from
             the other end of the batch.
         augments: whether training augments at all.
-        most: pictures to show.
+        most: pictures to show; fewer, where many don't decode.
+        draws: how many to show of each.
 
     Raises:
         UserError: a layer of augmentation can't be copied.
     """
-    # Enough that some of them decode.
-    rows = min(batch_size, max(16, 2 * most))
     here = dataclasses.replace(pipeline, service=None)
-    batches = here.training(
-        examples,
-        classifier.image_size,
-        rows,
-        seed,
-        share=Share(),
-        sampling=sampling,
-    )
-    batch = next(iter(batches))
-    images, positions = batch["image"], batch["position"]
-    labels = batch["label"].numpy()
-    there = np.flatnonzero(batch["weight"].numpy() > 0)[:most]
     before, after = _augmenting(classifier, seed) if augments else ((), ())
     steps = [
         f"{step[0]}, {where}"
@@ -130,40 +120,57 @@ def look(
         if step
     ]
 
-    drawn = [[] for _ in there]
-    for number in range(DRAWS if steps else 0):
-        at = positions + number * FAR
-        made, share = images, tf.ones_like(batch["weight"])
+    def drawn(batch: dict, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """What a draw makes of a batch, and which share each row has of it."""
+        at = batch["position"] + number * FAR
+        made, share = batch["image"], tf.ones_like(batch["weight"])
         if before:
             made = before[1](made, at)
         if mixing:
             made, share = mixing[1](made, batch["weight"], at)
         if after:
             made = after[1](made, at)
-        for place, row in enumerate(there):
-            drawn[place].append(
-                Drawn(
-                    tiles.picture(made[row].numpy()),
-                    _labels(
-                        class_names,
-                        (labels[row], float(share[row])),
-                        (labels[-1 - row], 1 - float(share[row])),
-                    ),
-                )
-            )
-    ids = readable_ids(batch["id"].numpy()[there])
-    return Fed(
-        tuple(
-            Row(
-                name,
-                class_names[labels[row]],
-                tiles.picture(images[row].numpy()),
-                tuple(drawn[place]),
-            )
-            for place, (name, row) in enumerate(zip(ids, there, strict=True))
-        ),
-        tuple(steps),
+        return made.numpy(), share.numpy()
+
+    rows: list[Row] = []
+    batches = here.training(
+        examples,
+        classifier.image_size,
+        min(batch_size, _MOST_ROWS),
+        seed,
+        share=Share(),
+        sampling=sampling,
     )
+    for batch in batches.take(_MOST_BATCHES):
+        there = np.flatnonzero(batch["weight"].numpy() > 0)
+        there = there[: most - len(rows)]
+        if not len(there):
+            continue
+        views = [drawn(batch, n) for n in range(draws if steps else 0)]
+        labels = batch["label"].numpy()
+        ids = readable_ids(batch["id"].numpy())
+        rows += [
+            Row(
+                ids[row],
+                class_names[labels[row]],
+                tiles.picture(batch["image"][row].numpy()),
+                tuple(
+                    Drawn(
+                        tiles.picture(made[row]),
+                        _labels(
+                            class_names,
+                            (labels[row], float(share[row])),
+                            (labels[-1 - row], 1 - float(share[row])),
+                        ),
+                    )
+                    for made, share in views
+                ),
+            )
+            for row in there
+        ]
+        if len(rows) == most:
+            break
+    return Fed(tuple(rows), tuple(steps))
 
 
 def _augmenting(classifier: Classifier, seed: int) -> list[tuple]:

@@ -16,6 +16,8 @@ import numpy as np
 
 # With fewer epochs there is no course to read.
 _LEAST_EPOCHS = 3
+# With fewer, hardly a bend is noise alone.
+_FEW = 6
 # Of the way from chance to certainty: less than that is hardly anything.
 _BARELY = 0.3
 # By how much the validation loss must have risen: in relation, and in nats, so
@@ -31,8 +33,8 @@ _BEND = 0.6745 * math.sqrt(6)
 _GAP = 0.1
 # Accuracy is known to plus or minus this at best: no verdict.
 _UNSURE = 0.1
-# By so much of itself the loss fell over the last third: not done yet.
-_FALLING = 0.1
+# By so much of itself the loss falls an epoch in the last third: not done yet.
+_FALLING = 0.05
 # Above this accuracy more epochs are no advice.
 _ENOUGH = 0.98
 
@@ -94,7 +96,12 @@ def judge(
     return Fit(
         "healthy",
         None,
-        "Healthy: validation keeps up with training, and has come to rest.",
+        "Healthy: validation keeps up with training, and "
+        + (
+            "still improved at the end."
+            if history.improved_last
+            else "has come to rest."
+        ),
         history.evidence,
         (
             "To do better, change what it learns from: more pictures, a "
@@ -153,11 +160,15 @@ class _History:
             ]
         )
         # Of the bends, which a steady fall has none of; half of them may be
-        # anything.
+        # anything. Of a few the least: a fall that slows down bends, too.
         bends = np.abs(np.diff(self.loss, 2)) if len(epochs) > 2 else [0.0]
-        self.scatter = float(np.median(bends)) / _BEND
+        few = len(epochs) < _FEW
+        self.scatter = float(min(bends) if few else np.median(bends)) / _BEND
         chance = 1 / num_classes
         self.barely = chance + _BARELY * (1 - chance)
+        before = min(self.loss[:-1], default=self.loss[-1])
+        by = before - self.loss[-1]
+        self.improved_last = by > max(_LEAST_RISE, self.scatter)
         # Never 0: all of 30 right does not mean that all are.
         right = self.accuracy[best_epoch] * examples
         share = (right + 1) / (examples + 2)
@@ -236,7 +247,9 @@ def _overfits(h: _History) -> Fit | None:
         )
     elif known_by_heart:
         gaps = h.train_accuracy - h.accuracy
-        start = int(np.argmax(gaps > max(_GAP, 2 * _SURE * h.error)))
+        # From when on it has not closed again.
+        closed = np.flatnonzero(gaps <= max(_GAP, 2 * _SURE * h.error))
+        start = int(closed[-1]) + 1 if len(closed) else 0
         verdict = (
             f"Overfitting from epoch {h.numbers[start]} on: what was trained "
             f"on is known {100 * gap:.0f} points better than what was not."
@@ -316,12 +329,12 @@ def _is_noisy(h: _History) -> Fit | None:
 
 def _is_not_done(h: _History) -> Fit | None:
     back = max(1, len(h.loss) // 3)
-    before, now = h.smooth[-1 - back], h.smooth[-1]
-    fallen = before - now
+    # Not the smoothed ones, whose ends lag behind.
+    before, now = h.loss[-1 - back], h.loss[-1]
     is_falling = (
         int(h.loss.argmin()) >= len(h.loss) - 2
-        and fallen > _FALLING * before
-        and fallen > _SURE * h.scatter
+        and now < before * (1 - _FALLING) ** back
+        and before - now > _SURE * h.scatter
     )
     if not is_falling or h.accuracy[-1] >= _ENOUGH:
         return None

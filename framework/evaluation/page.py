@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import os
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from markupsafe import Markup
 
 from framework.data.pictures import Pictures
 from framework.data.source import IndexedExamples
+from framework.errors import UserError
 from framework.evaluation import fit, plots, seen
 from framework.evaluation.fed import Fed
 from framework.evaluation.predictions import Predictions
@@ -20,6 +22,8 @@ from framework.pages import Room, brief, template
 from framework.task import Data
 
 NAME = "report.html"
+# What of it could not be made, and why.
+PROBLEMS = "report_problems.txt"
 # Before these are encoded, which adds a third.
 _MOST_PICTURE_BYTES = 9_000_000
 # The matrix of more classes is no longer to be read.
@@ -35,10 +39,9 @@ FIGURES = {
         "Top-5 accuracy",
         "the true class is among the five most probable",
     ),
-    "loss": ("Loss", "the mean over examples of what training lowers"),
-    "log_loss": (
-        "Log loss",
-        "the mean of -log of the true class's probability",
+    "loss": (
+        "Loss",
+        "cross-entropy: the mean of -log of the true class's probability",
     ),
     "macro_f1": ("Macro F1", "the mean over classes of their F1"),
     "sensitivity": ("Sensitivity", "the positive class's recall"),
@@ -152,11 +155,14 @@ class Page:
     Attributes:
         html: some MB at most. It asks for nothing else, and can be written as
             UTF-8, whatever the names in it are.
-        pictures: those in it, by what they show, for TensorBoard: each a list
-            of JPEGs or PNGs.
+        problems: accounts of what could not be made; the page says so in the
+            place of each.
+        pictures: some of those in it, by what they show, for TensorBoard: each
+            a list of JPEGs or PNGs.
     """
 
     html: str
+    problems: Sequence[str] = ()
     pictures: Mapping[str, Sequence[bytes]] = dataclasses.field(
         default_factory=dict
     )
@@ -165,16 +171,18 @@ class Page:
 def render(ran: Ran) -> Page:
     """Makes the page. Everything is computed in inference mode.
 
-    Raises:
-        UserError: the model can't be looked into.
+    What needs the model or its layers may fail, be it for what the user has
+    added: the rest of the page is made then nevertheless.
     """
-    model = None if ran.load is None else ran.load()
+    tried = _Tried()
+    model = tried("model", ran.load)
     size = 1 if model is None else model.input_shape[1]
     choice = _Choice(ran)
     pictures = Pictures(ran.data, choice.wanted, size)
     figures = ran.summary.get(choice.split or "", {})
-    sight = None if model is None else choice.look(pictures, model)
-    feed = None if ran.feed is None else ran.feed()
+    sight = tried("seen", model and (lambda: choice.look(pictures, model)))
+    feed = tried("fed", ran.feed)
+    count = tried("cost", model and (lambda: cost.operations(model)))
     path = os.path.join(os.path.dirname(__file__), "page.html.j2")
     html = template(path).render(
         ran=ran,
@@ -195,14 +203,42 @@ def render(ran: Ran) -> Page:
         seen=sight,
         fed=feed,
         balance=_balance(ran),
-        how=_how(ran, model),
+        how=_how(ran, model, count),
+        failed=tried.failed,
         verdict=ran.throughput,
         phases=_phases(ran.epochs),
         room=Room(_MOST_PICTURE_BYTES),
         most_names=_MOST_NAMES,
         now=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
     )
-    return Page(html, _pictures(sight, feed))
+    return Page(html, tried.accounts, _pictures(sight, feed))
+
+
+class _Tried:
+    """Makes parts of a page, and keeps what went wrong.
+
+    Attributes:
+        failed: by part, why it could not be made.
+        accounts: of that, for who is to mend it.
+    """
+
+    def __init__(self):
+        self.failed: dict[str, str] = {}
+        self.accounts: list[str] = []
+
+    def __call__(self, part: str, make: Callable[[], Any] | None) -> Any:
+        if make is None:
+            return None
+        try:
+            return make()
+        except Exception as error:
+            lines = str(error).strip().splitlines()
+            said = lines[0] if lines else type(error).__name__
+            if not isinstance(error, UserError):
+                said = f"{type(error).__name__}: {said}"
+            self.failed[part] = said
+            self.accounts.append("".join(traceback.format_exception(error)))
+            return None
 
 
 def _pictures(
@@ -222,7 +258,8 @@ def _pictures(
             )
         for maps in sight.maps:
             for layer in maps.layers:
-                made[f"seen/layers/{layer.stage.name}"] = [layer.picture]
+                name = f"seen/layers/{layer.stage.name}"
+                made.setdefault(name, []).append(layer.picture)
         if sight.filters is not None:
             made["seen/filters"] = [sight.filters.picture]
         if sight.embeddings is not None:
@@ -242,9 +279,9 @@ class _Choice:
         self.split = ran.judged[0] if ran.judged else None
         self._pairs: list[tuple[int, int, np.ndarray]] = []
         self._losses = self._explained = self._mapped = np.array([], int)
-        if ran.predictions is None:
-            return
         predictions = self._predictions = ran.predictions
+        if predictions is None:
+            return
         labels, predicted = predictions.labels, predictions.predicted
         by_loss = np.argsort(-predictions.losses, kind="stable")
         wrong = by_loss[(labels != predicted)[by_loss]]
@@ -296,6 +333,8 @@ class _Choice:
         self, places: np.ndarray, pictures: Pictures
     ) -> tuple[Mistake, ...]:
         p = self._predictions
+        if p is None:
+            return ()
         return tuple(
             Mistake(
                 p.ids[place],
@@ -311,10 +350,11 @@ class _Choice:
 
     def look(self, pictures: Pictures, model: keras.Model) -> seen.Seen | None:
         """What the model sees in some of them."""
-        explained = self._read(pictures, self._explained)
-        if not explained[1]:
+        if self._predictions is None:
             return None
-        pixels, places = explained
+        pixels, places = self._read(pictures, self._explained)
+        if not places:
+            return None
         labels, ids = self._predictions.labels, self._predictions.ids
         many, mapped = self._read(pictures, self._mapped)
         return seen.look(
@@ -330,14 +370,12 @@ class _Choice:
     def _read(
         self, pictures: Pictures, places: np.ndarray
     ) -> tuple[np.ndarray, list[int]]:
-        found = {
-            int(place): pictures.model_input(
-                self.split, self._predictions.ids[place], self._ran.resize
-            )
-            for place in places
-        }
-        there = {k: v for k, v in found.items() if v is not None}
-        return np.array(list(there.values())), list(there)
+        ids = self._predictions.ids
+        found = pictures.model_inputs(
+            self.split, [ids[place] for place in places], self._ran.resize
+        )
+        there = [int(place) for place in places if ids[place] in found]
+        return np.array([found[ids[place]] for place in there]), there
 
 
 # In figures.
@@ -452,7 +490,9 @@ def _phases(epochs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return list(made.values())
 
 
-def _how(ran: Ran, model: keras.Model | None) -> dict[str, str]:
+def _how(
+    ran: Ran, model: keras.Model | None, count: int | None
+) -> dict[str, str]:
     """What is listed of how it ran, by name."""
     train = ran.summary.get("train", {})
     environment = ran.environment
@@ -477,7 +517,6 @@ def _how(ran: Ran, model: keras.Model | None) -> dict[str, str]:
         )
     if model is not None:
         made["Parameters"] = f"{model.count_params():,}"
-        count = cost.operations(model)
         if count is not None:
             large = count >= 1e9
             made["Operations a picture"] = (
@@ -510,7 +549,7 @@ def _how(ran: Ran, model: keras.Model | None) -> dict[str, str]:
             else git["commit"]
             + ("" if git["clean"] else ", with changes not committed")
         )
-        made["Command"] = brief(" ".join(environment["command"]))
+        made["Command"] = " ".join(environment["command"])
     if "weights_sha256" in ran.summary:
         made["SHA-256 of the weights"] = ran.summary["weights_sha256"]
     return made

@@ -32,7 +32,10 @@ class Paired:
             tells them apart.
         p: the chance of a split at least as uneven as that of `first` and
             `second` were both models equally good: McNemar's exact test
-            (McNemar 1947, https://doi.org/10.1007/BF02295996).
+            (McNemar 1947, https://doi.org/10.1007/BF02295996). Of groups: of
+            sums at least as large, were the sign of each group's chance
+            (Fisher's randomisation test; 10,000 draws, where not all can be).
+        groups: how many there are; None where examples have none.
         disagreements: ids of the examples that one has right and the other
             has not, the largest difference in loss first.
     """
@@ -45,6 +48,7 @@ class Paired:
     difference: float
     interval: tuple[float, float] | None
     p: float
+    groups: int | None
     disagreements: tuple[str, ...]
 
 
@@ -57,8 +61,8 @@ def compare(
     """Compares two models on the examples that both have judged.
 
     The interval is the percentile bootstrap of the paired difference (Efron
-    and Tibshirani 1993, ch. 13), of whole groups where there are some, as in
-    `metrics.intervals`. McNemar's test knows of no groups.
+    and Tibshirani 1993, ch. 13). Examples of one group are alike: where there
+    are some, groups are what is drawn and tested, as in `metrics.intervals`.
 
     Args:
         first: of one model.
@@ -92,6 +96,13 @@ def compare(
     differ = np.flatnonzero(one != other)
     apart = np.abs(first.losses[mine] - second.losses[theirs])[differ]
     order = differ[np.argsort(-apart, kind="stable")]
+    unit = None if groups is None else _units(groups[mine])
+    if not len(differ):
+        p = 1.0
+    elif unit is None:
+        p = scipy.stats.binomtest(only_first, only_first + only_second).pvalue
+    else:
+        p = _by_groups(np.bincount(unit, gain), seed)
     return Paired(
         examples=len(mine),
         both=int((one & other).sum()),
@@ -99,14 +110,9 @@ def compare(
         second=only_second,
         neither=int((~one & ~other).sum()),
         difference=float(gain.mean()),
-        interval=_interval(gain, None if groups is None else groups[mine], seed)
-        if len(differ)
-        else None,
-        p=float(
-            scipy.stats.binomtest(only_first, only_first + only_second).pvalue
-        )
-        if len(differ)
-        else 1.0,
+        interval=_interval(gain, unit, seed) if len(differ) else None,
+        p=float(p),
+        groups=None if unit is None else int(unit.max()) + 1,
         disagreements=tuple(first.ids[mine[place]] for place in order),
     )
 
@@ -125,13 +131,28 @@ def adjusted(chances: Sequence[float]) -> list[float]:
     return made
 
 
+def _units(groups: np.ndarray) -> np.ndarray:
+    """The number of each example's group; "" is one of its own."""
+    # No name ends so.
+    names = [g or f"{i}\0" for i, g in enumerate(groups)]
+    return np.unique(names, return_inverse=True)[1]
+
+
+def _by_groups(sums: np.ndarray, seed: int) -> float:
+    return scipy.stats.permutation_test(
+        (sums[sums != 0],),
+        np.sum,
+        permutation_type="samples",
+        n_resamples=_RESAMPLES,
+        random_state=np.random.default_rng(seed),
+    ).pvalue
+
+
 def _interval(
-    gain: np.ndarray, groups: np.ndarray | None, seed: int
+    gain: np.ndarray, unit: np.ndarray | None, seed: int
 ) -> tuple[float, float]:
     sizes = np.ones(len(gain))
-    if groups is not None:
-        names = [g or f"{i}\0" for i, g in enumerate(groups)]
-        unit = np.unique(names, return_inverse=True)[1]
+    if unit is not None:
         gain, sizes = np.bincount(unit, gain), np.bincount(unit)
     random = np.random.default_rng(seed)
     # How many units of each kind are drawn is multinomial: of a kind are those

@@ -186,7 +186,7 @@ def thresholds(
         positive: `[N]`, the probabilities of class 1.
 
     Returns:
-        the plot, and the threshold of the highest F1.
+        the plot, and the middle of the thresholds with the highest F1.
     """
     precision, recall, at = sklearn.metrics.precision_recall_curve(
         labels, positive
@@ -195,7 +195,9 @@ def thresholds(
     precision, recall = precision[:-1], recall[:-1]
     total = precision + recall
     f1 = 2 * precision * recall / np.where(total > 0, total, 1)
-    best = float(at[f1.argmax()])
+    # Any threshold above the next lower score does as well.
+    place = int(f1.argmax())
+    best = float((at[place] + (at[place - 1] if place else 0.0)) / 2)
     shown = np.unique(
         np.linspace(0, len(at) - 1, min(len(at), _MOST_POINTS)).astype(int)
     )

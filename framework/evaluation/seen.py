@@ -305,6 +305,11 @@ def _judge(
     """Embeddings `[N, D]` and probabilities `[N, num_classes]`."""
     embeddings, outputs = chain.judge(pixels)
     scores = np.asarray(probabilities(outputs))
+    if not np.isfinite(scores).all():
+        raise UserError(
+            "The model answers with what is no number: training has diverged. "
+            "Expected a lower learning rate (--mode=lr_find suggests one)."
+        )
     if scores.shape[-1] != len(class_names):
         raise UserError(
             f"The model tells {scores.shape[-1]} classes apart, and "

@@ -6,7 +6,6 @@ import datetime
 import io
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
@@ -19,15 +18,16 @@ from rich.table import Table
 from rich.text import Text
 
 from framework.configuration import bindings
-from framework.console import say
+from framework.console import say, some
 from framework.errors import UserError
 from framework.evaluation import paired, plots
 from framework.evaluation.page import FIGURES
 from framework.evaluation.paired import Paired
 from framework.evaluation.predictions import Predictions
-from framework.finished import directory, resolved
+from framework.finished import directory, imported, resolved
 from framework.modes.place import beside
 from framework.pages import template, visible
+from framework.registry import SOURCES, TASKS
 from framework.run_directory import (
     SUMMARY,
     RunDirectory,
@@ -39,8 +39,6 @@ DATA = "compare.json"
 _TEMPLATE = os.path.join(os.path.dirname(paired.__file__), "compare.html.j2")
 _SPLITS = ("pooled", "test", "validation")
 _MOST_IDS = 40
-# Values of these tell nothing about what a run does.
-_IDLE = re.compile(r"(\w+[./])*\w+\.(name|dtype)")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -137,10 +135,11 @@ def compare(
             Nothing is written then.
     """
     console = console or Console()
-    paths = [resolved(os.fspath(run)) for run in runs]
-    if len(paths) < 2 or len(set(paths)) < len(paths):
+    paths = [resolved(os.fspath(run).rstrip("/")) for run in runs]
+    real = [p if "://" in p else os.path.realpath(p) for p in paths]
+    if len(set(real)) < max(2, len(paths)):
         raise UserError(
-            f"There are {len(set(paths))} runs to compare: "
+            f"There are {len(set(real))} different runs to compare: "
             f"{', '.join(paths) or 'none'}. Expected the directories of two or "
             "more: --mode=compare runs/rps_softmax/001 runs/rps_softmax/002."
         )
@@ -157,6 +156,7 @@ def compare(
 
 def _read(path: str, number: int) -> Run:
     run = directory(path)
+    imported(run)
     summary = json.loads(run.read(SUMMARY))
     split = next((s for s in _SPLITS if s in summary), None)
     if "classes" not in summary["data"]:
@@ -169,6 +169,11 @@ def _read(path: str, number: int) -> Run:
         epochs = tuple(map(json.loads, lines))
     predictions = groups = None
     if split:
+        if not tf.io.gfile.exists(run.file("predictions.csv")):
+            raise UserError(
+                f"{path} has no predictions.csv. Expected a run's directory as "
+                "a whole."
+            )
         predictions = read_predictions(path, tuple(summary["data"]["classes"]))
         groups = _groups(run, predictions)
     return Run(
@@ -197,11 +202,14 @@ def _settings(
 ) -> dict[str, tuple[str | None, ...]]:
     names = sorted({name for run in runs for name in run.settings})
     values = {
-        name: tuple(run.settings.get(name) for run in runs)
-        for name in names
-        if not _IDLE.fullmatch(name)
+        name: tuple(run.settings.get(name) for run in runs) for name in names
     }
-    return {k: v for k, v in values.items() if len(set(v)) > 1}
+    # Not bound is as good as None.
+    return {
+        name: value
+        for name, value in values.items()
+        if len({"None" if each is None else each for each in value}) > 1
+    }
 
 
 def _against(runs: Sequence[Run]) -> tuple[Against, ...]:
@@ -235,6 +243,12 @@ def _tested(first: Run, other: Run) -> Paired | str:
         return "One of them was judged by nothing that was held back."
     if set(first.class_names) != set(other.class_names):
         return "They tell other classes apart."
+    others = _of_other_data(first, other)
+    if others:
+        return (
+            f"Their data differs ({some(others)}), and pictures of one name "
+            "need not be the same. Judge both on the same data."
+        )
     # Labels are numbers in the order of each run's own classes.
     place = np.array([first.class_names.index(n) for n in other.class_names])
     theirs = dataclasses.replace(
@@ -249,6 +263,18 @@ def _tested(first: Run, other: Run) -> Paired | str:
     return found or "No example was judged by both."
 
 
+def _of_other_data(first: Run, other: Run) -> list[str]:
+    """What is bound of tasks and sources in one way here, in another there."""
+    made = {*TASKS, *SOURCES}
+    differing = [
+        name
+        for name in _settings([first, other])
+        if name.rpartition("/")[2].split(".")[-2] in made
+    ]
+    sources = [run.summary["data"]["source"] for run in (first, other)]
+    return differing or ([] if sources[0] == sources[1] else sources)
+
+
 def _verdict(first: Run, other: Run, test: Paired, p: float) -> str:
     if not test.first + test.second:
         return (
@@ -260,7 +286,8 @@ def _verdict(first: Run, other: Run, test: Paired, p: float) -> str:
         return (
             f"{more} is better than "
             f"{first.letter if more == other.letter else other.letter}: by "
-            f"{points:.1f} points of accuracy, no accident (p = {p:.2g})."
+            f"{points:.1f} points of accuracy, hardly by chance on these "
+            f"examples (p = {p:.2g}). Another seed may tell otherwise."
         )
     if not test.difference:
         return (
@@ -269,7 +296,7 @@ def _verdict(first: Run, other: Run, test: Paired, p: float) -> str:
         )
     return (
         f"{first.letter} and {other.letter} can't be told apart: {more} has "
-        f"{points:.1f} points more accuracy, which may be an accident "
+        f"{points:.1f} points more accuracy, which may be chance "
         f"(p = {p:.2g})."
     )
 

@@ -273,6 +273,7 @@ class Recipe:
             drawn = draw({"position": positions})["mixing"]
             return mixing.mix(images, weights, drawn)
 
+        views = setup.trainer.views
         return fed.look(
             setup.built,
             self.pipeline,
@@ -284,6 +285,12 @@ class Recipe:
             mixing=(mixing.named(self.mixing), mix) if self.mixing else None,
             augments=setup.augments,
             most=most,
+            draws=min(
+                fed.DRAWS,
+                setup.plan.epochs,
+                # A frozen part looks at so many views of each.
+                views.count if views and views.key == "features" else fed.DRAWS,
+            ),
         )
 
     def _compiled(self, world: World) -> bool:

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import statistics
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -587,7 +588,7 @@ def _cross_validate(
             place = functools.partial(locate_fold, f"fold-{number}")
             results.append(fold.on(data, place))
         summary = training.world.chief_does(
-            lambda: _pool(console, whole, results, parts, training.with_page)
+            lambda: _pool(console, whole, results, parts, training)
         )
     finally:
         if whole is not None:
@@ -603,7 +604,7 @@ def _pool(
     run: RunDirectory,
     results: Sequence[Result],
     parts: Sequence[Data],
-    with_page: bool,
+    training: "_Training",
 ) -> dict[str, Any]:
     """The figures of all folds together, from what each has left."""
     first = results[0]
@@ -670,7 +671,7 @@ def _pool(
             f"{statistics.stdev(accuracies):.4f}.",
         )
     run.write_predictions(predictions, first.class_names)
-    if with_page:
+    if training.with_page:
         whole = (
             parts[0]
             .splits["test"]
@@ -685,6 +686,7 @@ def _pool(
                 summary,
                 ("pooled", figures["label"]),
                 predictions,
+                settings={"Seed": training.recipe.seed},
                 folds=summary["folds"],
             ),
         )
@@ -752,18 +754,32 @@ def _judge(
 
 def _write_page(console: Console, run: RunDirectory, ran: page.Ran) -> None:
     """Writes report.html; a run is not lost for want of it."""
-    operative = run.read("operative.gin")
-    environment = json.loads(run.read("environment.json"))
-    ran = dataclasses.replace(ran, operative=operative, environment=environment)
+    made = None
     try:
-        made = page.render(ran)
-    except Exception as error:
+        made = page.render(
+            dataclasses.replace(
+                ran,
+                operative=run.read("operative.gin"),
+                environment=json.loads(run.read("environment.json")),
+            )
+        )
+        _keep(run, ran, made)
+        problems = [*made.problems]
+        say(console, f"Report: {run.file(page.NAME)}")
+    except Exception:
+        problems = [traceback.format_exc()]
+    if problems:
+        with contextlib.suppress(UserError):
+            run.write(page.PROBLEMS, "\n".join(problems))
         say(
             console,
-            f"report.html can't be made, and the run is complete without it: "
-            f"{type(error).__name__}: {error}",
+            "The report, or a part of it, can't be made; the run is complete "
+            f"without. Why: {run.file(page.PROBLEMS)}",
         )
-        return
+
+
+def _keep(run: RunDirectory, ran: page.Ran, made: page.Page) -> None:
+    """Writes a page, and what TensorBoard is to show of it."""
     run.write(page.NAME, made.html)
     if ran.epochs:
         best = ran.epochs[ran.summary["train"]["best_epoch"] - 1]
@@ -776,7 +792,6 @@ def _write_page(console: Console, run: RunDirectory, ran: page.Ran) -> None:
             },
             made.pictures,
         )
-    say(console, f"Report: {run.file(page.NAME)}")
 
 
 def _announce(console: Console, data: Data) -> None:

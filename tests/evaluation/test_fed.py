@@ -130,6 +130,12 @@ def test_switched_off_augmentation_is_not_shown(arrays):
     assert found.steps == ()
 
 
+def test_small_batches_are_no_limit(arrays):
+    found = looked(arrays, batch_size=2, most=7, mixing=[MixUp()])
+    assert len(found.rows) == 7
+    assert len({row.id for row in found.rows}) == 7
+
+
 def test_the_mode_writes_a_page(in_tmp):
     shown = framework.run(
         "gin/smoke.gin", ["show_batch.pictures = 5"], mode="show_batch"

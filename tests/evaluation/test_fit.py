@@ -105,6 +105,39 @@ def test_phases_that_begin_anew_are_healthy():
     assert found.kind == "healthy"
 
 
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [1.0, 0.85, 0.72, 0.61],
+        [1.1, 0.98, 0.87, 0.77, 0.68],
+        [0.762, 0.648, 0.572],
+        [0.846, 0.668, 0.604, 0.567],
+    ],
+)
+def test_short_runs_that_plainly_fall_are_not_done(losses):
+    accuracies = list(np.linspace(0.6, 0.8, len(losses)))
+    found = judged(history(losses, accuracies, losses, accuracies))
+    assert found.kind == "underfitting"
+    assert "still falls" in found.verdict
+
+
+def test_nothing_that_is_best_at_the_end_has_come_to_rest():
+    losses = [0.45, 0.19, 0.01]
+    accuracies = [0.95, 0.96, 0.997]
+    found = judged(history(losses, accuracies, losses, accuracies))
+    assert found.kind == "healthy"
+    assert "still improved at the end" in found.verdict
+    assert "come to rest" not in found.verdict
+
+
+def test_a_gap_that_closed_again_dates_nothing():
+    train = [0.9, 0.7, 0.75, 0.85, 0.95, 0.99]
+    gaps = [0.3, 0.0, 0.0, 0.05, 0.13, 0.16]
+    validation = [t - g for t, g in zip(train, gaps, strict=True)]
+    found = judged(history([0.5] * 6, validation, [0.5] * 6, train))
+    assert (found.kind, found.epoch) == ("overfitting", 5)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_few_examples_are_too_noisy(seed):
     random = np.random.default_rng(seed)

@@ -14,9 +14,9 @@ import sklearn.metrics
 import tensorflow as tf
 
 import framework
-from framework.evaluation import page
+from framework.evaluation import fit, page
 from framework.modes.train import Result
-from framework.registry import TASKS
+from framework.registry import AUGMENTATIONS, TASKS
 
 pytestmark = pytest.mark.page
 
@@ -155,12 +155,14 @@ def test_the_figures_of_two_classes(tmp_path, some_pictures):
         sklearn.metrics.roc_auc_score(labels, scores[:, 1]), abs=6e-5
     )
     text = " ".join(found.text)
-    best = float(re.search(r"highest at a threshold of (\d\.\d+)", text)[1])
-    f1 = {
-        at: sklearn.metrics.f1_score(labels, scores[:, 1] >= at)
-        for at in np.unique(scores[:, 1])
-    }
-    assert f1[min(f1, key=lambda at: abs(at - best))] == max(f1.values())
+    best = float(re.search(r"highest at a threshold of (\d\.\d+)\.", text)[1])
+    f1 = [
+        sklearn.metrics.f1_score(labels, scores[:, 1] >= at)
+        for at in scores[:, 1]
+    ]
+    # As it is printed.
+    there = sklearn.metrics.f1_score(labels, scores[:, 1] >= best)
+    assert there == max(f1)
 
 
 def test_history_and_how_it_ran(three):
@@ -185,7 +187,14 @@ def test_history_and_how_it_ran(three):
     operative = (pathlib.Path(result.directory) / "operative.gin").read_text()
     text = "".join(found.text)
     assert all(line in text for line in operative.splitlines())
-    assert "Overfitting" in text or "Too noisy" in text or "nderfit" in text
+    judged = fit.judge(
+        result.history.epochs,
+        result.history.best_epoch,
+        result.summary["validation"]["examples"],
+        3,
+    )
+    assert judged.verdict in text
+    assert all(line in text for line in (*judged.evidence, *judged.advice))
 
 
 def test_examples_by_class_and_split(three):
@@ -230,6 +239,91 @@ def test_a_page_that_fails_costs_no_run(in_tmp, monkeypatch):
     place = pathlib.Path(result.directory)
     assert json.loads((place / "summary.json").read_text())
     assert not (place / "report.html").exists()
+    problems = (place / "report_problems.txt").read_text()
+    assert "RuntimeError: no pencil" in problems and "Traceback" in problems
+
+
+class Uncopied(keras.layers.Layer):
+    """Augmentation that forgets how it was made."""
+
+    def __init__(self, amount, **kwargs):
+        super().__init__(**kwargs)
+        self.amount = amount
+
+    def call(self, inputs, training=False):
+        return inputs * self.amount if training else inputs
+
+
+AUGMENTATIONS.adopt("tests", Uncopied)
+
+
+@pytest.mark.parametrize(
+    "bindings, absent, said",
+    [
+        (["keras.Adam.learning_rate = 1e20"], "What it sees", "has diverged"),
+        (
+            [
+                "classifier.augmentation = [@tests.Uncopied()]",
+                "tests.Uncopied.amount = 0.9",
+            ],
+            "model",
+            "Uncopied",
+        ),
+    ],
+)
+def test_what_fails_is_named_in_its_place(tmp_path, bindings, absent, said):
+    """The rest of the page is there."""
+    result, found = made(tmp_path, ["train.epochs = 1", *bindings])
+    text = " ".join(found.text)
+    assert "could not be made" in text and said in text
+    assert found.with_head("Figure", "Value")
+    assert found.with_head("Epoch", "Phase")
+    problems = pathlib.Path(result.directory, "report_problems.txt")
+    assert "Traceback" in problems.read_text()
+
+
+@pytest.mark.parametrize(
+    "bindings",
+    [
+        ["train.phases = @fine_tune()", "train.epochs = None"],
+        ["train.mixing = [@MixUp()]", "train.class_weights = 'balanced'"],
+        ["train.feature_views = 2", "classifier.freeze = 'all'"],
+        ["pipeline.resize = 'pad'", "train.sampling = 'balanced'"],
+    ],
+)
+def test_runs_of_all_kinds_have_a_whole_page(tmp_path, bindings):
+    result, found = made(
+        tmp_path,
+        ["train.epochs = 2", "shapes.examples = 150", *bindings],
+    )
+    assert not pathlib.Path(result.directory, "report_problems.txt").exists()
+    text = " ".join(found.text)
+    for part in ("Where it looked", "A batch before", "How it ran"):
+        assert part in text
+    assert "could not be made" not in text
+
+
+def test_without_validation_and_test_there_is_a_page(tmp_path, some_pictures):
+    result, found = made(
+        tmp_path,
+        [
+            f"ImageFolder.root = {str(some_pictures)!r}",
+            "image_folder.validation = 0.0",
+            "train.early_stopping = None",
+            "classifier.backbone = @tiny_cnn",
+            "classifier.image_size = 32",
+            "classifier.freeze = 'none'",
+            "train.feature_views = None",
+            "train.epochs = 1",
+            "train.batch_size = 8",
+        ],
+        "gin/folder.gin",
+    )
+    assert not pathlib.Path(result.directory, "report_problems.txt").exists()
+    text = " ".join(found.text)
+    assert "judged by nothing that was held back" in text
+    assert "Nothing was held back to validate on" in text
+    assert "A batch before" in text and "Quality" not in text
 
 
 def test_no_page_where_none_is_wanted(in_tmp):

@@ -92,6 +92,18 @@ def test_frames_of_one_burst_count_once():
     )
 
 
+def test_whole_bursts_are_tested():
+    """Three bursts that the first has right, none of them by chance."""
+    one = [True] * 120
+    other = [True] * 60 + [False] * 60
+    groups = np.repeat([f"burst {i}" for i in range(6)], 20).astype(object)
+    found = paired.compare(predictions(one), predictions(other), groups)
+    # All six signs of three sums of 20 that are as far out: 2 of 8.
+    assert found.p == pytest.approx(2 / 8)
+    assert found.groups == 6
+    assert paired.compare(predictions(one), predictions(other)).p < 1e-10
+
+
 def test_many_tests_need_smaller_chances():
     # By hand, after Holm: 3 * 0.01, 2 * 0.02, and never less than before.
     assert paired.adjusted([0.04, 0.01, 0.02]) == pytest.approx(

@@ -90,7 +90,10 @@ def test_thresholds_are_scikit_learns():
     by_hand = {
         at: sklearn.metrics.f1_score(labels, scores >= at) for at in scores
     }
-    assert by_hand[best] == max(by_hand.values())
+    at_best = sklearn.metrics.f1_score(labels, scores >= best)
+    assert at_best == max(by_hand.values())
+    # In the middle of what does as well.
+    assert best not in by_hand
     precision, recall, f1, *_ = figure.axes[0].lines
     for at, p, r, f in zip(
         precision.get_xdata(),
