@@ -35,7 +35,7 @@ _MODE = flags.DEFINE_enum(
     "train",
     [
         *("train", "doctor", "prepare", "benchmark", "lr_find", "show_batch"),
-        *("explain", "export", "compare", "predict"),
+        *("explain", "export", "compare", "predict", "serve"),
     ],
     "What to do: train; examine the data, changing nothing; write the data as "
     "shards, for a cluster to read; measure where the time goes; find a "
@@ -44,7 +44,8 @@ _MODE = flags.DEFINE_enum(
     "(--mode=explain RUN PICTURE ...); make what is deployed, and prove that "
     "it answers as measured (--mode=export RUN); compare "
     "several (--mode=compare RUN RUN ...); answer for pictures, of a run or of "
-    "what was exported of it (--mode=predict RUN PICTURE ...).",
+    "what was exported of it (--mode=predict RUN PICTURE ...), or over "
+    "HTTP (--mode=serve RUN).",
 )
 _LAYER = flags.DEFINE_multi_string(
     "layer",
@@ -62,6 +63,12 @@ _TOP = flags.DEFINE_integer(
 )
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 32, "With --mode=predict: pictures at a time."
+)
+_HOST = flags.DEFINE_string(
+    "host", "127.0.0.1", "With --mode=serve: on which address to listen."
+)
+_PORT = flags.DEFINE_integer(
+    "port", 8501, "With --mode=serve: on which port; 0 takes a free one."
 )
 _PROOF = flags.DEFINE_bool(
     "proof",
@@ -240,12 +247,27 @@ def _predict(arguments: list[str]) -> None:
     )
 
 
+def _serve(arguments: list[str]) -> None:
+    from framework.errors import UserError
+
+    if len(arguments) != 1:
+        raise UserError(
+            f"--mode=serve is given {len(arguments)} models. Expected one, a "
+            "run or an artifact: --mode=serve runs/latest."
+        )
+    with standard_error_without(_NOISE):
+        from framework.modes.serve import serve
+
+    serve(arguments[0], host=_HOST.value, port=_PORT.value)
+
+
 # What takes finished runs, and no gin file.
 _OF_RUNS = {
     "explain": _explain,
     "export": _export,
     "compare": _compare,
     "predict": _predict,
+    "serve": _serve,
 }
 # Flags that only some modes have a use for, and what it is; without a gin file
 # the rest have none of what belongs to one.
@@ -258,10 +280,12 @@ _USES = {
     "formats": (("export",), "which makes them"),
     "output": (("predict",), "whose answers go there"),
     "top": (("predict",), "whose answers name so many classes"),
+    "host": (("serve",), "which listens there"),
+    "port": (("serve",), "which listens there"),
     "batch_size": (("predict",), "which takes so many pictures at a time"),
 }
 _OF_A_GIN_FILE = ("gin_file", "gin_param", "new")
-_NO_WORKDIR = ("export", "predict")
+_NO_WORKDIR = ("export", "predict", "serve")
 
 
 def _check_flags() -> None:
