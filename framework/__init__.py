@@ -17,6 +17,7 @@ _HOMES = {
     "compare": "framework.modes.compare",
     "load": "framework.inference.loaded",
     "predict": "framework.modes.predict",
+    "evaluate": "framework.modes.evaluate",
     "Result": "framework.modes.train",
     "Task": "framework.task",
     "Source": "framework.data.source",

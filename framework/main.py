@@ -35,7 +35,7 @@ _MODE = flags.DEFINE_enum(
     "train",
     [
         *("train", "doctor", "prepare", "benchmark", "lr_find", "show_batch"),
-        *("explain", "export", "compare", "predict", "serve"),
+        *("explain", "export", "compare", "predict", "evaluate", "serve"),
     ],
     "What to do: train; examine the data, changing nothing; write the data as "
     "shards, for a cluster to read; measure where the time goes; find a "
@@ -45,7 +45,8 @@ _MODE = flags.DEFINE_enum(
     "it answers as measured (--mode=export RUN); compare "
     "several (--mode=compare RUN RUN ...); answer for pictures, of a run or of "
     "what was exported of it (--mode=predict RUN PICTURE ...), or over "
-    "HTTP (--mode=serve RUN).",
+    "HTTP (--mode=serve RUN); judge one on labelled pictures "
+    "(--mode=evaluate RUN FOLDER).",
 )
 _LAYER = flags.DEFINE_multi_string(
     "layer",
@@ -63,6 +64,9 @@ _TOP = flags.DEFINE_integer(
 )
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 32, "With --mode=predict: pictures at a time."
+)
+_SPLIT = flags.DEFINE_string(
+    "split", None, "With --mode=evaluate: which split of the data."
 )
 _HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "With --mode=serve: on which address to listen."
@@ -247,6 +251,28 @@ def _predict(arguments: list[str]) -> None:
     )
 
 
+def _evaluate(arguments: list[str]) -> None:
+    from framework.errors import UserError
+
+    if not 1 <= len(arguments) <= 2:
+        raise UserError(
+            f"--mode=evaluate is given {len(arguments)} arguments. Expected a "
+            "run or an artifact, and a directory of class folders: "
+            "--mode=evaluate runs/latest photos/."
+        )
+    with standard_error_without(_NOISE):
+        from framework.modes.evaluate import evaluate
+
+    evaluate(
+        *arguments,
+        gin_file=_GIN_FILE.value,
+        bindings=_GIN_PARAM.value,
+        imports=_IMPORT.value,
+        split=_SPLIT.value,
+        workdir=_WORKDIR.value,
+    )
+
+
 def _serve(arguments: list[str]) -> None:
     from framework.errors import UserError
 
@@ -267,6 +293,7 @@ _OF_RUNS = {
     "export": _export,
     "compare": _compare,
     "predict": _predict,
+    "evaluate": _evaluate,
     "serve": _serve,
 }
 # Flags that only some modes have a use for, and what it is; without a gin file
@@ -280,11 +307,12 @@ _USES = {
     "formats": (("export",), "which makes them"),
     "output": (("predict",), "whose answers go there"),
     "top": (("predict",), "whose answers name so many classes"),
+    "split": (("evaluate",), "which may judge by another"),
     "host": (("serve",), "which listens there"),
     "port": (("serve",), "which listens there"),
     "batch_size": (("predict",), "which takes so many pictures at a time"),
 }
-_OF_A_GIN_FILE = ("gin_file", "gin_param", "new")
+_OF_A_GIN_FILE = ("gin_file", "gin_param")
 _NO_WORKDIR = ("export", "predict", "serve")
 
 
@@ -300,7 +328,11 @@ def _check_flags() -> None:
                 f"--{name} is given with --mode={mode}; expected "
                 f"--mode={' or '.join(modes)}, {why}."
             )
-    useless = (*_OF_A_GIN_FILE, *(["workdir"] if mode in _NO_WORKDIR else []))
+    useless = [
+        "new",
+        *(() if mode == "evaluate" else _OF_A_GIN_FILE),
+        *(["workdir"] if mode in _NO_WORKDIR else []),
+    ]
     for name in useless if mode in _OF_RUNS else ():
         if given[name].present:
             raise UserError(

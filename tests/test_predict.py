@@ -180,7 +180,7 @@ def test_a_file_of_answers(run, photos, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-@pytest.mark.parametrize("kept", [0, 1, 150, 700, 100000])
+@pytest.mark.parametrize("kept", [1, 700])
 def test_what_was_begun_is_gone_on_with(run, photos, tmp_path, kind, kept):
     """Cut off anywhere, it ends as if it had not been."""
     output = tmp_path / f"out.{kind}"

@@ -68,5 +68,5 @@ def test_the_flag_offers_all_modes_and_no_others():
     offered = "".join(offered.split())  # Long lists are wrapped anywhere.
     # What takes finished runs is no gin name.
     assert sorted(offered.split("|")) == sorted(
-        [*MODES, "explain", "export", "compare", "predict", "serve"]
+        [*MODES, "explain", "export", "compare", "predict", "evaluate", "serve"]
     )

@@ -15,7 +15,7 @@ from framework.data.limits import MAX_BYTES
 from framework.errors import UserError
 
 STANDARD_INPUT = "-"
-_TABLES = {".csv": ",", ".tsv": "\t"}
+TABLES = {".csv": ",", ".tsv": "\t"}
 _COLUMN = "path"
 
 Asked = str | os.PathLike | Sequence[str | os.PathLike]
@@ -71,7 +71,7 @@ def _named(name: str, standard_input: TextIO | None):
         found = images_below(name)
     elif (tf.io.gfile.exists if remote else os.path.exists)(name):
         # A file whose name looks like a pattern is meant itself.
-        if os.path.splitext(name)[1].lower() in _TABLES:
+        if os.path.splitext(name)[1].lower() in TABLES:
             return _rows(name)
         found = [name]
     else:
@@ -99,7 +99,7 @@ def _rows(table: str) -> Iterator[str]:
     file = tf.io.gfile.GFile(table, "r")
     # Cells may hold line ends of their own.
     rows = csv.reader(
-        file, delimiter=_TABLES[os.path.splitext(table)[1].lower()]
+        file, delimiter=TABLES[os.path.splitext(table)[1].lower()]
     )
     head = next(rows, [])
     if _COLUMN not in head:
