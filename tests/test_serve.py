@@ -75,10 +75,11 @@ def served(model, *flags):
         process.stdout.close()
 
 
-def ask(port, method, path, body=None, kind="application/json"):
+def ask(port, method, path, body=None, kind="application/json", **headers):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     with contextlib.closing(connection):
-        connection.request(method, path, body, {"Content-Type": kind})
+        headers["Content-Type"] = kind
+        connection.request(method, path, body, headers)
         response = connection.getresponse()
         return response.status, response.read()
 
@@ -186,6 +187,9 @@ def test_other_addresses(server):
     assert float(counted[1]) >= 1
     assert b"batch_pictures_bucket" in body
     assert ask(server, "GET", "/nowhere")[0] == 404
+    # A page whose name is made to mean this machine reads nothing here.
+    assert ask(server, "GET", "/", Host="evil.example:80")[0] == 400
+    assert ask(server, "GET", "/", Host=f"localhost:{server}")[0] == 200
     assert ask(server, "GET", PREDICT)[0] == 405
 
 

@@ -9,6 +9,8 @@ from framework.errors import UserError
 from framework.inference.loaded import load
 
 HOST, PORT = "127.0.0.1", 8501
+# What this machine calls itself.
+_OWN = ("127.0.0.1", "localhost", "[::1]", "::1")
 # For what was accepted when it is told to stop.
 _SECONDS_TO_STOP = 35
 
@@ -51,7 +53,7 @@ def serve(
         ) from error
     loaded = load(model)
     configuration = uvicorn.Config(
-        application(loaded),
+        application(loaded, hosts=_OWN if host in _OWN else ("*",)),
         host,
         port,
         log_level="warning",

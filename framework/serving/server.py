@@ -21,10 +21,12 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import prometheus_client
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -63,7 +65,10 @@ class _Refused(Exception):
 
 
 def application(
-    model: Loaded, limits: Limits = Limits(), name: str = MODEL
+    model: Loaded,
+    limits: Limits = Limits(),
+    name: str = MODEL,
+    hosts: Sequence[str] = ("*",),
 ) -> Starlette:
     """The web application.
 
@@ -71,6 +76,8 @@ def application(
         model: to ask.
         limits: of requests.
         name: of the model, in addresses.
+        hosts: names by which it may be called, "*" for any. A page from
+            elsewhere, whose name is made to mean this machine, is none.
     """
     server = _Server(model, limits, name)
 
@@ -91,6 +98,9 @@ def application(
             Route(f"{base}:predict", server.predict, methods=["POST"]),
             Route("/healthz", server.health),
             Route("/metrics", server.metrics),
+        ],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
         ],
         lifespan=lifespan,
     )
@@ -184,7 +194,9 @@ class _Server:
         if kind.startswith("image/") or kind == "application/octet-stream":
             pictures = [body]
         else:
-            pictures = self._instances(body)
+            # Megabytes of text: others need not wait meanwhile.
+            loop = asyncio.get_running_loop()
+            pictures = await loop.run_in_executor(None, self._instances, body)
         found = await self.batcher.ask(pictures)
         self._pictures.inc(len(pictures))
         names = self._model.class_names
