@@ -68,6 +68,11 @@ _BATCH_SIZE = flags.DEFINE_integer(
 _SPLIT = flags.DEFINE_string(
     "split", None, "With --mode=evaluate: which split of the data."
 )
+_MAX_UNREADABLE = flags.DEFINE_float(
+    "max_unreadable",
+    0.01,
+    "With --mode=evaluate: the share of pictures that may fail to decode.",
+)
 _HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "With --mode=serve: on which address to listen."
 )
@@ -177,6 +182,8 @@ def main(argv: list[str]) -> None:
             )
     except UserError as error:
         _leave(f"Error: {error.message}", 2)
+    except BrokenPipeError:
+        os._exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt as stopped:
         _leave("Stopped.", stopped.args[0] if stopped.args else 130)
     except Exception as error:
@@ -269,6 +276,7 @@ def _evaluate(arguments: list[str]) -> None:
         bindings=_GIN_PARAM.value,
         imports=_IMPORT.value,
         split=_SPLIT.value,
+        max_unreadable=_MAX_UNREADABLE.value,
         workdir=_WORKDIR.value,
     )
 
@@ -308,6 +316,7 @@ _USES = {
     "output": (("predict",), "whose answers go there"),
     "top": (("predict",), "whose answers name so many classes"),
     "split": (("evaluate",), "which may judge by another"),
+    "max_unreadable": (("evaluate",), "which leaves those out"),
     "host": (("serve",), "which listens there"),
     "port": (("serve",), "which listens there"),
     "batch_size": (("predict",), "which takes so many pictures at a time"),
@@ -328,6 +337,11 @@ def _check_flags() -> None:
                 f"--{name} is given with --mode={mode}; expected "
                 f"--mode={' or '.join(modes)}, {why}."
             )
+    if mode == "evaluate" and not _GIN_FILE.value and _GIN_PARAM.value:
+        raise UserError(
+            "--gin_param is given without --gin_file. Expected both, or a "
+            "directory or table to evaluate on."
+        )
     useless = [
         "new",
         *(() if mode == "evaluate" else _OF_A_GIN_FILE),

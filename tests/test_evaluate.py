@@ -76,10 +76,15 @@ def test_another_folder_with_fewer_classes_in_another_order(run, tmp_path):
             )
     (tmp_path / "own" / "dog" / "broken.jpg").write_bytes(b"nothing")
     found = framework.evaluate(
-        run, tmp_path / "own", workdir=str(tmp_path / "there")
+        run,
+        tmp_path / "own",
+        workdir=str(tmp_path / "there"),
+        max_unreadable=0.2,
     )
     assert found.predictions.unreadable == ("dog/broken.jpg",)
     assert list(found.predictions.labels) == [1] * 4 + [2] * 5
+    with pytest.raises(UserError, match="1 of 10 pictures do not decode"):
+        framework.evaluate(run, tmp_path / "own")
     with open(tmp_path / "there" / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == ["dog"] * 4 + ["fox"] * 5

@@ -139,6 +139,35 @@ def test_all_formats_and_what_they_cost(run, tmp_path):
     assert not (copied / "export" / "saved_model" / "2").exists()
 
 
+def test_other_formats_of_the_same_weights_stay(copied):
+    export(str(copied), ["saved_model", "litert"])
+    kept = (copied / "export" / "litert" / "model.tflite").read_bytes()
+    made = export(str(copied), ["saved_model"])
+    assert list(made.artifacts) == ["saved_model"]
+    place = copied / "export"
+    assert (place / "litert" / "model.tflite").read_bytes() == kept
+    proof = json.loads((place / "proof.json").read_text())
+    assert sorted(proof) == ["litert", "saved_model"]
+    # Of other weights nothing stays.
+    about = place / "litert" / "metadata.json"
+    facts = json.loads(about.read_text()) | {"weights_sha256": "other"}
+    about.write_text(json.dumps(facts))
+    export(str(copied), ["saved_model"])
+    assert not (place / "litert").exists()
+
+
+def test_nothing_to_prove_by_is_found_before_training(in_tmp, some_pictures):
+    asked = [
+        f"ImageFolder.root = {str(some_pictures)!r}",
+        "image_folder.validation = 0.0",
+        "train.early_stopping = None",
+        "train.export = @Export()",
+    ]
+    with pytest.raises(UserError, match="neither a validation nor a test"):
+        framework.run("gin/folder.gin", asked)
+    assert not os.path.exists("runs")
+
+
 def test_a_run_exports_at_its_end(in_tmp):
     result = framework.run(
         "gin/smoke.gin",

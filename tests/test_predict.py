@@ -18,7 +18,7 @@ from pictures import encoded, photo
 
 import framework
 from framework.errors import UserError
-from framework.inference import inputs
+from framework.inference import inputs, results
 from framework.modes.export import export
 from framework.run_directory import read_predictions
 
@@ -190,6 +190,110 @@ def test_what_was_begun_is_gone_on_with(run, photos, tmp_path, kind, kept):
     found = framework.predict(run, photos, output=str(output))
     assert output.read_bytes() == whole
     assert found.answered + found.broken + found.before == 10
+
+
+def test_names_with_line_ends_are_gone_on_with(run, tmp_path):
+    """Cut off within a name that has line ends like those of rows."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    for number in range(4):
+        name = f"{number} a\r\nb,c.jpg"
+        (folder / name).write_bytes(encoded(photo(seed=number), "JPEG"))
+    output = tmp_path / "out.csv"
+    framework.predict(run, folder, output=str(output))
+    whole = output.read_bytes()
+    at = whole.rindex(b"a\r\nb")
+    for kept in (at + 1, at + 3, at + 5):
+        output.write_bytes(whole[:kept])
+        framework.predict(run, folder, output=str(output))
+        assert output.read_bytes() == whole
+
+
+def test_a_damaged_line_is_cut_off(run, photos, tmp_path):
+    output = tmp_path / "out.jsonl"
+    framework.predict(run, photos, output=str(output))
+    whole = output.read_bytes()
+    output.write_bytes(whole[:700] + b"\0" * 50 + b"\n" + whole[800:])
+    framework.predict(run, photos, output=str(output))
+    assert output.read_bytes() == whole
+
+
+def test_two_at_once_are_refused(run, photos, tmp_path):
+    output = str(tmp_path / "out.jsonl")
+    stamp = {"model": framework.load(run).fingerprint}
+    names = framework.load(run).class_names
+    with (
+        results.continued(output, names, 5, stamp),
+        pytest.raises(UserError, match="Another process writes"),
+    ):
+        framework.predict(run, photos, output=output)
+    assert framework.predict(run, photos, output=output).answered == 8
+
+
+def test_what_goes_wrong_with_the_input_is_told(run, photos, tmp_path):
+    """What was answered before it stays, and nothing is passed over."""
+    table = photos / "list.csv"
+    table.write_bytes(
+        b"\xef\xbb\xbfpath,n\r\na.jpg,1\r\n"
+        + b"x" * 200_000
+        + b",2\r\nb.jpg,3\r\n"
+    )
+    output = str(tmp_path / "out.jsonl")
+    with pytest.raises(UserError, match="can't be read on"):
+        framework.predict(run, table, output=output)
+    assert [row["file"] for row in rows(output)] == [str(photos / "a.jpg")]
+
+    def failing():
+        yield str(photos / "a.jpg")
+        raise RuntimeError("the list has gone")
+
+    with pytest.raises(RuntimeError, match="the list has gone"):
+        list(framework.load(run).answers(failing()))
+    # Names that are valid in no encoding.
+    odd = os.fsencode(str(photos)) + b"/\xff.jpg"
+    with open(odd, "wb") as file:
+        file.write((photos / "a.jpg").read_bytes())
+    table.write_bytes(b"path\n\xff.jpg\n")
+    (answer,) = framework.load(run).predict(table)
+    assert os.fsencode(answer.file) == odd and answer.class_name
+
+
+def test_who_reads_may_have_enough(run, photos):
+    done = subprocess.run(
+        f"{sys.executable} -m framework.main --mode=predict {run} {photos} "
+        "> /dev/full",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "Standard output can't be written: No space" in done.stderr
+
+
+def test_waiting_for_input_it_can_be_stopped(run, photos):
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "framework.main",
+            "--mode=predict",
+            str(run),
+            "-",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        time.sleep(12)
+        process.terminate()
+        assert process.wait(timeout=20) == 143
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            pipe.close()
 
 
 def test_of_another_model_nothing_is_gone_on_with(run, photos, tmp_path):

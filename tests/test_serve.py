@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -32,6 +31,7 @@ from framework.model.heads import softmax_head
 from framework.modes.serve import serve
 from framework.registry import BACKBONES
 from framework.serving.batching import Batcher, Broken, Overloaded
+from framework.serving.server import Limits, application
 
 NAMES = ("cat", "dog", "<b>fox</b>")
 SIZE = 32
@@ -160,6 +160,14 @@ def test_answers_are_those_of_predict(server, saved, tmp_path):
             "decodes at: 0, 2",
         ),
         (instances(*[b"x"] * 33), "application/json", 413, "more than 32"),
+        (
+            '{"instances": [' + "{}," * 100_000 + "{}]}",
+            *("application/json", 413, "more than 32"),
+        ),
+        (
+            '{"signature_name": "features", "instances": [{"b64": "eA=="}]}',
+            *("application/json", 400, "no signature 'features'"),
+        ),
         (b"x" * (33 << 20), "image/jpeg", 413, "Send fewer"),
     ],
 )
@@ -246,62 +254,92 @@ def test_a_picture_dropped_on_the_page_is_answered(server, saved, tmp_path):
         browser.quit()
 
 
-def test_many_at_a_time_and_a_polite_end(saved):
-    """Told to stop in the middle, it answers all that it had accepted."""
-    pictures = kinds()[:3]
+def test_many_at_a_time_get_their_own_answers(server, saved):
+    pictures = kinds()
+    expected = [
+        json.loads(ask(server, "POST", PREDICT, data, "image/jpeg")[1])[
+            "predictions"
+        ][0]["probabilities"]
+        for data in pictures
+    ]
+
+    def one(number):
+        which = number % len(pictures)
+        data = b"nothing" if number % 10 == 9 else pictures[which]
+        status, body = ask(server, "POST", PREDICT, data, "image/jpeg")
+        if number % 10 == 9:
+            return status == 400
+        found = json.loads(body)["predictions"][0]["probabilities"]
+        return np.allclose(found, expected[which], atol=1e-5)
+
+    with concurrent.futures.ThreadPoolExecutor(32) as clients:
+        assert all(clients.map(one, range(400)))
+
+
+def test_told_to_stop_it_answers_what_it_has_accepted(saved):
+    """Sixteen requests of eight large pictures each are under way."""
+    large = encoded(photo(6000, 3000), "PNG")
+    body = instances(*[large] * 2)
     with served(saved) as (process, port):
-        expected = [
-            json.loads(ask(port, "POST", PREDICT, p, "image/jpeg")[1])[
-                "predictions"
-            ][0]["label"]
-            for p in pictures
-        ]
-        outcomes = []
-        stopped = threading.Event()
-
-        def client(number):
-            connection = http.client.HTTPConnection("127.0.0.1", port)
-            while not stopped.is_set():
-                which = number % 3
-                try:
-                    connection.connect()
-                    connection.request(
-                        "POST",
-                        PREDICT,
-                        pictures[which],
-                        {"Content-Type": "image/jpeg", "Connection": "close"},
-                    )
-                except OSError:
-                    return  # It takes no more.
-                try:
-                    response = connection.getresponse()
-                    body = response.read()
-                except OSError as error:
-                    # Refused before a byte of it was read, or lost?
-                    outcomes.append(("lost", repr(error)))
-                    return
-                if response.status == 200:
-                    answer = json.loads(body)["predictions"][0]["label"]
-                    outcomes.append(("ok", answer == expected[which]))
-                else:
-                    outcomes.append((response.status, True))
-                number += 1
-
         with concurrent.futures.ThreadPoolExecutor(16) as clients:
-            for number in range(16):
-                clients.submit(client, number)
-            time.sleep(3)
+            answers = [
+                clients.submit(ask, port, "POST", PREDICT, body)
+                for _ in range(16)
+            ]
+            for _ in range(500):
+                metrics = ask(port, "GET", "/metrics")[1]
+                found = re.search(rb"requests_under_way ([\d.]+)", metrics)
+                if float(found[1]) == 16:
+                    break
+                time.sleep(0.01)
+            assert float(found[1]) == 16
             process.send_signal(signal.SIGTERM)
-            process.wait(timeout=60)
-            stopped.set()
-        answered = [right for kind, right in outcomes if kind == "ok"]
-        assert len(answered) > 100 and all(answered)
-        assert {kind for kind, _ in outcomes} <= {"ok", 503, "lost"}
-        # Those that were in the listening queue, never accepted.
-        lost = [o for o in outcomes if o[0] == "lost"]
-        assert len(lost) <= 16 and all(
-            "Reset" in o[1] or "Disconnected" in o[1] for o in lost
-        )
+            statuses = [answer.result()[0] for answer in answers]
+        assert statuses == [200] * 16
+        process.wait(timeout=60)
+        with pytest.raises(OSError):
+            ask(port, "GET", "/healthz")
+
+
+def test_bodies_have_room_together(saved):
+    """Three clients hold back the end of their bodies; a fourth is refused."""
+    model = framework.load(saved)
+    limits = Limits(held_bytes=3000, body_bytes=2000, seconds=0.5)
+
+    async def call(app, chunks):
+        sent = []
+        waiting = iter(chunks)
+
+        async def receive():
+            part = next(waiting, None)
+            if part is None:
+                await asyncio.sleep(60)
+            return {"type": "http.request", "body": part, "more_body": True}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": PREDICT,
+            "headers": [(b"content-type", b"image/jpeg"), (b"host", b"x")],
+            "query_string": b"",
+        }
+        await app(scope, receive, send)
+        return sent[0]["status"]
+
+    async def main():
+        app = application(model, limits)
+        slow = [asyncio.create_task(call(app, [b"x" * 1000])) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        fourth = await call(app, [b"x" * 10])
+        # Whoever is too slow gives its room back.
+        first = [await task for task in slow]
+        fifth = await call(app, [b"x" * 1500, b"x" * 1500])
+        return fourth, first, fifth
+
+    assert asyncio.run(main()) == (503, [408, 408, 408], 413)
 
 
 def run_batcher(make, **options):

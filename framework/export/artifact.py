@@ -109,6 +109,8 @@ def describe(
         "classes": list(class_names),
         "image_size": frozen.image_size,
         "resize": resize,
+        # Of two classes: the second from this probability on.
+        "threshold": 0.5 if frozen.num_classes == 2 else None,
         "batch_normalisations_folded": frozen.folded,
         **facts,
     }

@@ -55,8 +55,6 @@ def write(
     Returns:
         the file's path.
 
-    Raises:
-        UserError: what makes ONNX files is not installed.
     """
     os.makedirs(place, exist_ok=True)
     path = os.path.join(place, FILES[kind])
@@ -104,15 +102,26 @@ def _litert(
             return converter.convert()
 
 
-def _onnx(frozen: Frozen) -> bytes:
+def check_onnx() -> None:
+    """Looks for what makes ONNX files, and runs them.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
-        import tf2onnx
+        import onnxruntime  # noqa: F401
+        import tf2onnx  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"ONNX files are made by tf2onnx, which can't be imported: "
             f"{error}. Expected it: pip install tf2onnx onnxruntime, or this "
             "package's extra 'onnx'."
         ) from error
+
+
+def _onnx(frozen: Frozen) -> bytes:
+    import tf2onnx
+
     serve = _serve(frozen)
     made, _ = tf2onnx.convert.from_function(
         serve, input_signature=serve.input_signature, opset=_OPSET

@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import io
 import os
 import stat
 import sys
@@ -65,21 +66,17 @@ def find(asked: Sequence[str], standard_input: TextIO | None = None):
 
 def _named(name: str, standard_input: TextIO | None):
     if name == STANDARD_INPUT:
+        if standard_input is None:
+            # Names need not be valid in any encoding.
+            sys.stdin.reconfigure(errors="surrogateescape")
         return _lines(standard_input or sys.stdin)
-    remote = "://" in name
-    if (tf.io.gfile.isdir if remote else os.path.isdir)(name):
-        found = images_below(name)
-    elif (tf.io.gfile.exists if remote else os.path.exists)(name):
-        # A file whose name looks like a pattern is meant itself.
-        if os.path.splitext(name)[1].lower() in TABLES:
-            return _rows(name)
-        found = [name]
-    else:
-        match = tf.io.gfile.glob if remote else glob.glob
-        found = [
-            path for each in sorted(match(name)) for path in _named(each, None)
-        ]
-    if not found:
+    try:
+        found = _meant(name)
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"{printable(name)} can't be read: {error.message}."
+        ) from error
+    if isinstance(found, list) and not found:
         kinds = ", ".join(EXTENSIONS)
         raise UserError(
             f"There is no picture {printable(name)!r}. Expected a file, a "
@@ -89,6 +86,19 @@ def _named(name: str, standard_input: TextIO | None):
     return found
 
 
+def _meant(name: str) -> list[str] | Iterator[str]:
+    remote = "://" in name
+    if (tf.io.gfile.isdir if remote else os.path.isdir)(name):
+        return images_below(name)
+    elif (tf.io.gfile.exists if remote else os.path.exists)(name):
+        # A file whose name looks like a pattern is meant itself.
+        if os.path.splitext(name)[1].lower() in TABLES:
+            return _rows(name)
+        return [name]
+    match = tf.io.gfile.glob if remote else glob.glob
+    return [path for each in sorted(match(name)) for path in _meant(each)]
+
+
 def _lines(file: TextIO) -> Iterator[str]:
     for line in file:
         if path := line.rstrip("\r\n"):
@@ -96,7 +106,7 @@ def _lines(file: TextIO) -> Iterator[str]:
 
 
 def _rows(table: str) -> Iterator[str]:
-    file = tf.io.gfile.GFile(table, "r")
+    file = _text(table)
     # Cells may hold line ends of their own.
     rows = csv.reader(
         file, delimiter=TABLES[os.path.splitext(table)[1].lower()]
@@ -105,17 +115,36 @@ def _rows(table: str) -> Iterator[str]:
     if _COLUMN not in head:
         file.close()
         raise UserError(
-            f"{printable(table)} has the columns {', '.join(head) or 'none'}; "
+            f"{printable(table)} has the columns "
+            f"{', '.join(map(printable, head)) or 'none'}; "
             f"expected one called {_COLUMN}, of the pictures' paths."
         )
     return _cells(file, rows, head.index(_COLUMN), os.path.dirname(table))
 
 
-def _cells(file, rows, column: int, folder: str) -> Iterator[str]:
+def _text(table: str) -> TextIO:
+    # As spreadsheets write it, with a mark at the beginning, or without.
+    encoding = {"encoding": "utf-8-sig", "errors": "surrogateescape"}
+    if "://" not in table:
+        return open(table, newline="", **encoding)
+    with tf.io.gfile.GFile(table, "rb") as file:
+        text = file.read().decode(*encoding.values())
+    return io.StringIO(text, newline="")
+
+
+def _cells(
+    file: TextIO, rows: Iterator[list[str]], column: int, folder: str
+) -> Iterator[str]:
     with file:
-        for row in rows:
-            if len(row) > column and row[column]:
-                yield os.path.join(folder, row[column])
+        try:
+            for row in rows:
+                if len(row) > column and row[column]:
+                    yield os.path.join(folder, row[column])
+        except csv.Error as error:
+            raise UserError(
+                f"A table of pictures can't be read on: {error}. Expected "
+                "comma-separated values, as RFC 4180 has them."
+            ) from error
 
 
 def why_not(path: str) -> str:

@@ -7,8 +7,11 @@ for answer in model.predict("photos/"):
 """
 
 import dataclasses
+import hashlib
 import json
 import os
+import queue
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,7 +20,7 @@ import tensorflow as tf
 
 from framework.data.images import decode_and_resize
 from framework.errors import UserError
-from framework.export import fresh
+from framework.export import fresh, portable
 from framework.export.artifact import METADATA
 from framework.inference import inputs
 from framework.inference.inputs import Asked
@@ -56,6 +59,7 @@ class Loaded:
         image_size: side S of the images in pixels.
         resize: how pictures become squares, as in training.
         facts: what the artifact says of itself: source, how it was judged.
+        fingerprint: tells apart models that answer differently.
         probabilities: from uint8 `[B, S, S, 3]`, pixels 0..255, to float32
             `[B, num_classes]`; in inference mode.
     """
@@ -65,6 +69,7 @@ class Loaded:
     image_size: int
     resize: str
     facts: Mapping[str, Any]
+    fingerprint: str
     probabilities: Callable[[np.ndarray | tf.Tensor], np.ndarray]
 
     def predict(
@@ -98,14 +103,19 @@ class Loaded:
         # Of files under way, by their numbers.
         names: dict[int, str] = {}
         errors: dict[int, str] = {}
+        # What goes wrong with `files` itself; tf.data would swallow it.
+        failure: list[BaseException] = []
 
         def plausible():
-            for number, file in enumerate(files):
-                names[number] = file
-                if error := inputs.why_not(file):
-                    errors[number] = error
-                else:
-                    yield number, os.fsencode(file)
+            try:
+                for number, file in enumerate(files):
+                    names[number] = file
+                    if error := inputs.why_not(file):
+                        errors[number] = error
+                    else:
+                        yield number, os.fsencode(file)
+            except Exception as error:
+                failure.append(error)
 
         def read(number, path):
             data = tf.io.read_file(path)
@@ -133,7 +143,7 @@ class Loaded:
                 yield Answer(names.pop(following), error=error)
                 following += 1
 
-        for numbers, pixels in batches:
+        for numbers, pixels in _in_a_thread(batches):
             scores = self.probabilities(pixels)
             for number, row in zip(numbers.numpy(), scores, strict=True):
                 yield from broken(number)
@@ -146,6 +156,35 @@ class Loaded:
                 )
                 following += 1
         yield from broken(following + len(names))
+        if failure:
+            raise failure[0]
+
+
+def _in_a_thread(batches: tf.data.Dataset) -> Iterator[tuple]:
+    """The same batches; who waits for them hears signals meanwhile."""
+    found: queue.Queue = queue.Queue(2)
+    end = object()
+
+    def read() -> None:
+        try:
+            for batch in batches:
+                found.put(batch)
+            found.put(end)
+        except Exception as error:
+            found.put(error)
+
+    # It may wait for standard input for ever.
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        try:
+            batch = found.get(timeout=0.2)
+        except queue.Empty:
+            continue
+        if batch is end:
+            return
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
 
 
 def load(path: str | os.PathLike) -> Loaded:
@@ -163,10 +202,19 @@ def load(path: str | os.PathLike) -> Loaded:
     Raises:
         UserError: none of these lies there, or it can't be loaded.
     """
-    path = os.fspath(path).rstrip("/")
+    path = os.fspath(path).rstrip("/") or "/"
     if os.path.splitext(path)[1] in fresh.RUNNERS:
         return _file(path)
-    version = _version(path)
+    for name in portable.FILES.values():
+        if os.path.isfile(f"{path}/{name}"):
+            return _file(f"{path}/{name}")
+    try:
+        version = _version(path)
+    except tf.errors.OpError as error:
+        raise UserError(
+            f"{path} can't be read: {error.message}. Expected a run or an "
+            "artifact."
+        ) from error
     if version is not None:
         return _artifact(version)
     # Keras is loaded for these alone.
@@ -187,6 +235,7 @@ def load(path: str | os.PathLike) -> Loaded:
         run.image_size,
         run.resize,
         {"weights_sha256": run.summary["weights_sha256"]},
+        run.summary["weights_sha256"],
         lambda images: np.asarray(
             read(call(tf.convert_to_tensor(images)).numpy()), np.float32
         ),
@@ -252,6 +301,7 @@ def _file(path: str) -> Loaded:
         facts["image_size"],
         facts["resize"],
         facts,
+        _sha256(path),
         lambda images: run(np.asarray(images))["probabilities"],
     )
 
@@ -277,5 +327,11 @@ def _artifact(version: str) -> Loaded:
         facts["image_size"],
         facts["resize"],
         facts,
+        facts.get("weights_sha256", version),
         probabilities,
     )
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

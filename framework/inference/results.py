@@ -12,11 +12,11 @@ error, and rows that end with CR LF, as RFC 4180 has it.
 
 import contextlib
 import csv
-import io
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from framework.errors import UserError
 from framework.inference.loaded import Answer
 
 KINDS = (".jsonl", ".csv")
+# File names need not be valid in any encoding.
+_ENCODING = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
 def kind_of(path: str) -> str:
@@ -135,25 +137,27 @@ def continued(
     of = {**of, "top": top, "classes": list(class_names)}
     with contextlib.ExitStack() as closing:
         try:
-            begun = os.path.exists(path)
+            # For reading, too; made where it is missing.
+            raw = closing.enter_context(open(path, "ab+"))
+            _lock(raw, path)
+            done = set()
+            begun = os.path.getsize(path) > 0 or os.path.exists(stamp)
             if begun:
                 _check_same(path, stamp, of)
-                done = _mend(path, kind)
+                raw.seek(0)
+                done = _mend(raw, kind, len(head(min(top, len(class_names)))))
             else:
-                done = set()
                 with open(stamp, "w") as file:
                     file.write(json.dumps(of, indent=2) + "\n")
-            # File names need not be valid in any encoding.
-            encoding = {"encoding": "utf-8", "errors": "surrogateescape"}
             file = closing.enter_context(
-                open(path, "a", newline="", **encoding)
+                open(path, "a", newline="", **_ENCODING)
             )
         except OSError as error:
             raise UserError(
                 f"{printable(path)} can't be written: {error.strerror}. "
                 "Expected a file in a directory that is there and has room."
             ) from error
-        has_head = begun and os.path.getsize(path) > 0
+        has_head = os.path.getsize(path) > 0
         yield Lines(file, kind, class_names, top, has_head), done, file
 
 
@@ -176,14 +180,48 @@ def _check_same(path: str, stamp: str, of: Mapping[str, Any]) -> None:
         )
 
 
-def _mend(path: str, kind: str) -> set[int]:
+def _mend(file: BinaryIO, kind: str, columns: int) -> set[int]:
     """Cuts off what was half written; the hashes of the files that are done."""
-    end = b"\r\n" if kind == ".csv" else b"\n"
-    with open(path, "rb+") as file:
-        text = file.read()
-        whole = text[: text.rfind(end) + len(end)] if end in text else b""
-        file.truncate(len(whole))
-    lines = io.StringIO(whole.decode("utf-8", "surrogateescape"), newline="")
+    done: set[int] = set()
+    whole = at = 0
+    line = b""
+
+    def lines() -> Iterator[str]:
+        nonlocal at, line
+        for line in file:
+            at += len(line)
+            yield line.decode(**_ENCODING)
+
     if kind == ".csv":
-        return {hash(row[0]) for row in list(csv.reader(lines))[1:] if row}
-    return {hash(json.loads(line)["file"]) for line in lines}
+        # Cells may hold line ends of their own: whole is a row of full length.
+        for number, row in enumerate(csv.reader(lines())):
+            if len(row) != columns or not line.endswith(b"\r\n"):
+                break
+            whole = at
+            if number:
+                done.add(hash(row[0]))
+    else:
+        for text in lines():
+            try:
+                name = json.loads(text)["file"]
+            except (ValueError, KeyError, TypeError):
+                break
+            if not line.endswith(b"\n"):
+                break
+            whole = at
+            done.add(hash(name))
+    file.truncate(whole)
+    return done
+
+
+def _lock(file: BinaryIO, path: str) -> None:
+    """Keeps other processes from the file for as long as it is open."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(
+            f"Another process writes {printable(path)}. Wait for it, or choose "
+            "another --output."
+        ) from error
+    except OSError:
+        pass  # Some network file systems have no locks.

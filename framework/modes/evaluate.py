@@ -53,12 +53,14 @@ def evaluate(
     bindings: Sequence[str] = (),
     imports: Sequence[str] = (),
     split: str | None = None,
+    max_unreadable: float = 0.01,
     workdir: str | None = None,
     console: Console | None = None,
 ) -> Evaluated:
     """Judges a model on labelled pictures, each once, in inference mode.
 
-    Classes are matched by their names; some of the model's may be missing.
+    Classes are matched by their names; some of the model's may be missing, and
+    there have to be two.
 
     Args:
         model: a run's directory or an artifact, see `framework.load`.
@@ -70,6 +72,8 @@ def evaluate(
         split: of the data; by default the test split where there is one, else
             the validation split of a task, and all pictures of a directory or
             table.
+        max_unreadable: the share of pictures that may fail to decode, as in
+            training: figures of what is left could be of another kind.
         workdir: where to write `evaluation.json` and `predictions.csv`, an
             empty or a new directory; nowhere by default.
         console: where to report; standard output by default.
@@ -113,6 +117,13 @@ def evaluate(
             run = closing.enter_context(beside("", "", workdir))
         with Bar(console) as bar:
             predictions = _predictions(loaded, parts, place, total, bar)
+        broken = predictions.unreadable
+        if len(broken) > max_unreadable * total:
+            raise UserError(
+                f"{len(broken):,} of {total:,} pictures do not decode, more "
+                f"than a share of {max_unreadable:g}: {some(broken)}. Mend or "
+                "remove them, or allow more (--max_unreadable)."
+            )
         figures = report.quality(
             predictions,
             loaded.class_names,
@@ -162,13 +173,19 @@ def _predictions(
     total: int,
     bar: Bar,
 ) -> Predictions:
-    ids, labels, scores = [], [], []
-    seen: list[str] = []
+    ids, labels, scores, numbers = [], [], [], []
     # Of what is damaged libjpeg complains beside.
     with standard_error_without([b""]):
-        for batch in _batches(loaded, parts, seen):
+        for batch in _batches(loaded, parts):
+            label = batch["label"].numpy()
+            if label.min() < 0 or label.max() >= len(place):
+                raise UserError(
+                    f"An example has the label {label.min()} or {label.max()}; "
+                    f"expected 0 to {len(place) - 1}, as there are classes."
+                )
             ids += readable_ids(batch["id"].numpy())
-            labels.append(place[batch["label"].numpy()])
+            numbers += batch["number"].numpy().tolist()
+            labels.append(place[label])
             scores.append(loaded.probabilities(batch["image"]))
             bar.show("Pictures", len(ids), total)
     if not ids:
@@ -178,24 +195,35 @@ def _predictions(
         )
     probabilities, label = np.concatenate(scores), np.concatenate(labels)
     true = probabilities[np.arange(len(label)), label]
-    answered = set(ids)
+    missing = sorted(set(range(total)) - set(numbers))
     return Predictions(
         ids=np.array(ids, object),
         labels=label,
         probabilities=probabilities,
         losses=-np.log(np.clip(true, _LEAST, 1)).astype(np.float32),
-        unreadable=tuple(name for name in seen if name not in answered),
+        unreadable=tuple(_named(parts, number) for number in missing),
     )
 
 
+def _named(parts: Sequence[Examples], number: int) -> str:
+    """What to call the example of this number."""
+    for part in parts:
+        if number < len(part):
+            if isinstance(part, IndexedExamples):
+                return printable(part.ids[number])
+            return f"the example at position {number}"
+        number -= len(part)
+    raise IndexError(number)
+
+
 def _batches(
-    loaded: Loaded, parts: Sequence[Examples], seen: list[str]
+    loaded: Loaded, parts: Sequence[Examples]
 ) -> Iterator[dict[str, tf.Tensor]]:
-    """Full batches of what decodes; `seen` gets the ids of indexed examples."""
+    """Full batches of what decodes, numbered as they stand in all parts."""
     whole = None
+    first = 0
     for part in parts:
         if isinstance(part, IndexedExamples):
-            seen += map(printable, part.ids)
             described = tf.data.Dataset.from_tensor_slices(
                 {
                     "id": tf.constant([printable(i) for i in part.ids]),
@@ -203,30 +231,28 @@ def _batches(
                     "row": part.rows,
                 }
             )
-            found = described.map(
-                lambda row, read=part.read: {
-                    "id": row["id"],
-                    "label": row["label"],
-                    "image": to_square(
-                        read(row["row"]), loaded.image_size, loaded.resize
-                    ),
-                },
-                tf.data.AUTOTUNE,
-                deterministic=True,
-            )
+
+            def read(row, part=part):
+                return part.read(row["row"])
         else:
-            found = part.stream(tf.constant(-1, tf.int64)).map(
-                lambda row: {
-                    "id": row["id"],
-                    "label": tf.cast(row["label"], tf.int64),
-                    "image": to_square(
-                        row["image"], loaded.image_size, loaded.resize
-                    ),
-                },
-                tf.data.AUTOTUNE,
-                deterministic=True,
-            )
+            described = part.stream(tf.constant(-1, tf.int64))
+
+            def read(row):
+                return row["image"]
+
+        def squared(number, row, read=read, first=first):
+            return {
+                "number": number + first,
+                "id": row["id"],
+                "label": tf.cast(row["label"], tf.int64),
+                "image": to_square(read(row), loaded.image_size, loaded.resize),
+            }
+
+        found = described.enumerate().map(
+            squared, tf.data.AUTOTUNE, deterministic=True
+        )
         found = found.ignore_errors()
+        first += len(part)
         whole = found if whole is None else whole.concatenate(found)
     yield from whole.batch(BATCH).prefetch(2)
 

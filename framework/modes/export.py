@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from framework.export import artifact, portable
 from framework.export.frozen import Frozen
 from framework.export.proof import prove
 from framework.finished import Finished, load, resolved
+from framework.inference.loaded import load as load_artifact
 from framework.registry import PARTS
 from framework.run_directory import (
     RunDirectory,
@@ -81,20 +82,29 @@ class Export:
     proof: bool = True
 
     def __post_init__(self):
-        check_formats(self.formats)
+        check_formats(self.formats, self.proof)
 
 
-def check_formats(formats: Sequence[str]) -> None:
-    """Refuses formats that there are not.
+def check_formats(formats: Sequence[str], proof: bool) -> None:
+    """Refuses, before the work, formats that can't be made.
 
     Raises:
-        UserError: one is none, or there is none.
+        UserError: one is none, or there is none; what makes it is not
+            installed; 8 bits are asked for without a proof.
     """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats or isinstance(formats, str):
         raise UserError(
             f"The formats to export are {formats!r}; expected some of "
             f"{', '.join(FORMATS)}."
+        )
+    if portable.ONNX in formats:
+        portable.check_onnx()
+    if portable.LITERT_INT8 in formats and not proof:
+        raise UserError(
+            "litert_int8 is asked for without a proof. Expected one: the "
+            "ranges of 8 bits are learned from the run's pictures, and what "
+            "they cost is to be told."
         )
 
 
@@ -109,7 +119,8 @@ def export(
     """Makes, or makes anew, the artifacts of a finished run.
 
     They appear in the run's directory whole or not at all; what lay there
-    before stays where this fails, and goes where it does not.
+    before stays where this fails. Where it does not, other formats of the same
+    weights stay, too.
 
     Args:
         run: the run's directory ("runs/latest"), on anything that
@@ -127,7 +138,7 @@ def export(
             fails.
     """
     console = console or Console()
-    check_formats(formats)
+    check_formats(formats, proof)
     run = resolved(os.fspath(run))
     finished = load(run)
     if weights_sha256(finished.model) != finished.summary["weights_sha256"]:
@@ -135,16 +146,16 @@ def export(
             f"{run}/model.keras has other weights than summary.json speaks of. "
             "Expected the model that the run has saved."
         )
-    if portable.LITERT_INT8 in formats and not proof:
-        raise UserError(
-            "litert_int8 is asked for without a proof. Expected one: the "
-            "ranges of 8 bits are learned from the run's pictures, and what "
-            "they cost is to be told."
-        )
-    if proof and data is None:
-        data = _data(finished, console)
     measured = None
     if proof:
+        if not tf.io.gfile.exists(f"{run}/predictions.csv"):
+            raise UserError(
+                f"{run} has no predictions.csv: it was judged on no split, and "
+                "there is nothing to prove an export by. Export without a "
+                "proof (--noproof)."
+            )
+        if data is None:
+            data = _data(finished, console)
         measured = read_predictions(run, finished.class_names)
     directory = RunDirectory(run)
     places, figures = {}, {}
@@ -163,14 +174,52 @@ def export(
                     exact=name != portable.LITERT_INT8,
                 )
                 _say_proof(console, name, figures[name], metadata)
-        if figures:
+        proofs = {**_keep_others(directory, made, finished, places), **figures}
+        if proofs:
             with open(os.path.join(made, PROOF), "w") as file:
-                file.write(json.dumps(figures, indent=2) + "\n")
+                file.write(json.dumps(proofs, indent=2) + "\n")
     home = directory.file(FOLDER)
     artifacts = {k: os.path.join(home, place) for k, place in places.items()}
     for place in artifacts.values():
         say(console, f"Exported: {place}")
     return Exported(home, artifacts, metadata, figures or None)
+
+
+def _keep_others(
+    directory: RunDirectory,
+    made: str,
+    finished: Finished,
+    places: Mapping[str, str],
+) -> dict[str, Any]:
+    """Copies what was exported before in other formats; its proofs."""
+    proofs: dict[str, Any] = {}
+    with contextlib.suppress(tf.errors.NotFoundError, ValueError):
+        proofs = json.loads(directory.read(f"{FOLDER}/{PROOF}"))
+    kept = {}
+    for name in FORMATS:
+        old = directory.file(f"{FOLDER}/{name}")
+        if name in places or not tf.io.gfile.exists(old):
+            continue
+        try:
+            is_same = (
+                load_artifact(old).facts["weights_sha256"]
+                == finished.summary["weights_sha256"]
+            )
+        except (UserError, KeyError):
+            is_same = False
+        if not is_same:
+            continue
+        for folder, _, files in tf.io.gfile.walk(old):
+            below = os.path.relpath(folder, old)
+            target = os.path.normpath(os.path.join(made, name, below))
+            os.makedirs(target, exist_ok=True)
+            for file in files:
+                tf.io.gfile.copy(
+                    os.path.join(folder, file), os.path.join(target, file)
+                )
+        if name in proofs:
+            kept[name] = proofs[name]
+    return kept
 
 
 def _write(
@@ -219,12 +268,6 @@ def _representative(data: Data, finished: Finished) -> Iterator[np.ndarray]:
 
 def _data(finished: Finished, console: Console) -> Data:
     """The examples that a run was judged on; some, maybe, in other splits."""
-    if not tf.io.gfile.exists(f"{finished.path}/predictions.csv"):
-        raise UserError(
-            f"{finished.path} has no predictions.csv: it was judged on no "
-            "split, and there is nothing to prove an export by. Export "
-            "without a proof (--noproof)."
-        )
     try:
         task = Configuration(f"{finished.path}/operative.gin").task()
         return task.load(

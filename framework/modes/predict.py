@@ -86,11 +86,12 @@ def predict(
     console = console or Console(file=own)
     with own, standard_error_without([b""]):
         if output is None:
+            where = "Standard output"
             lines = results.Lines(sys.stdout, ".jsonl", loaded.class_names, top)
             answers = loaded.answers(files, batch_size)
-            found = _write(answers, lines, sys.stdout, console, 0)
+            found = _write(answers, lines, sys.stdout, console, 0, where)
         else:
-            stamp = {"weights_sha256": loaded.facts.get("weights_sha256")}
+            stamp = {"model": loaded.fingerprint}
             with results.continued(output, loaded.class_names, top, stamp) as (
                 lines,
                 done,
@@ -98,7 +99,10 @@ def predict(
             ):
                 rest = (path for path in files if hash(path) not in done)
                 answers = loaded.answers(rest, batch_size)
-                found = _write(answers, lines, file, console, len(done))
+                found = _write(
+                    *(answers, lines, file, console, len(done)),
+                    printable(output),
+                )
         _tell(console, found, output)
     return found
 
@@ -109,23 +113,30 @@ def _write(
     file: TextIO,
     console: Console,
     before: int,
+    where: str,
 ) -> Predicted:
-    answered = broken = 0
+    counts = {True: 0, False: 0}
     with Bar(console) as bar:
         for number in itertools.count(1):
             answer = next(answers, None)
+            try:
+                if answer is not None:
+                    lines.write(answer)
+                if answer is None or number % BATCH == 0:
+                    file.flush()
+            except BrokenPipeError:
+                raise  # Who reads has had enough.
+            except OSError as error:
+                raise UserError(
+                    f"{where} can't be written: {error.strerror}. Make room: "
+                    "the same command goes on with what is whole in a file."
+                ) from error
             if answer is None:
                 break
-            lines.write(answer)
-            if answer.error:
-                broken += 1
-            else:
-                answered += 1
+            counts[bool(answer.error)] += 1
             if number % BATCH == 0:
-                file.flush()
                 bar.show("Pictures", number, number)
-    file.flush()
-    return Predicted(answered, broken, before)
+    return Predicted(counts[False], counts[True], before)
 
 
 def _tell(console: Console, found: Predicted, output: str | None) -> None:

@@ -67,7 +67,8 @@ def serve(
             f"{host}:{port} can't be listened on. Expected an address of this "
             "machine and a port that is free; choose another --port."
         ) from error
-    at = socket.getsockname()[1]
-    say(console, f"{loaded.path}: http://{host}:{at}/")
-    say(console, f"Requests go to http://{host}:{at}/v1/models/{MODEL}:predict")
+    name = f"[{host}]" if ":" in host else host
+    base = f"http://{name}:{socket.getsockname()[1]}/"
+    say(console, f"{loaded.path}: {base}")
+    say(console, f"Requests go to {base}v1/models/{MODEL}:predict")
     uvicorn.Server(configuration).run(sockets=[socket])

@@ -524,6 +524,12 @@ def train(
         if known and not diagnosis and not known.is_of(parts[0].splits):
             known = None
         parts = [_with_leaks(data, known, diagnosis) for data in parts]
+        if export and export.proof and not report.judged_split(parts[0].splits):
+            raise UserError(
+                "train.export is to be proved, and there is neither a "
+                "validation nor a test split to prove it by. Expected one, or "
+                "Export.proof = False."
+            )
         if dry_run:
             _announce(console, parts[0])
             training.rehearse(parts[0])

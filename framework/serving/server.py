@@ -16,6 +16,7 @@ probabilities, label and class. A body of type image/... is one picture.
 import asyncio
 import base64
 import binascii
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -23,6 +24,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 
+import numpy as np
 import prometheus_client
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -36,6 +38,7 @@ from framework.pages import template
 from framework.serving.batching import Batcher, Broken, Overloaded
 
 MODEL = "model"
+_SIGNATURES = ("serving_default", "serve_bytes")
 _TEMPLATE = os.path.join(os.path.dirname(__file__), "page.html.j2")
 
 
@@ -48,12 +51,14 @@ class Limits:
         pictures: of a request.
         seconds: until it is answered, decoding and waiting included.
         waiting: pictures under way at a time.
+        held_bytes: of all bodies at a time.
     """
 
     body_bytes: int = 32 << 20
     pictures: int = 32
     seconds: float = 30.0
     waiting: int = 256
+    held_bytes: int = 256 << 20
 
 
 class _Refused(Exception):
@@ -110,6 +115,9 @@ class _Server:
     def __init__(self, model: Loaded, limits: Limits, name: str):
         self._model, self._limits, self._name = model, limits, name
         self.is_ready = False
+        self._held = 0
+        # One at a time: megabytes of text become many more of objects.
+        self._reading = concurrent.futures.ThreadPoolExecutor(1)
         self.batcher = Batcher(
             model.probabilities,
             model.image_size,
@@ -125,6 +133,9 @@ class _Server:
         )
         self._seconds = prometheus_client.Histogram(
             "request_seconds", "Until answered", registry=self._registry
+        )
+        self._under_way = prometheus_client.Gauge(
+            "requests_under_way", "Not answered yet", registry=self._registry
         )
         sizes = prometheus_client.Histogram(
             "batch_pictures",
@@ -169,10 +180,12 @@ class _Server:
 
     async def predict(self, request: Request) -> Response:
         began = time.monotonic()
+        held = _Held(self)
+        self._under_way.inc()
         try:
             # What is sent slowly counts, too.
             async with asyncio.timeout(self._limits.seconds):
-                answer = await self._answer(request)
+                answer = await self._answer(request, held)
             status, headers = 200, {}
             self._seconds.observe(time.monotonic() - began)
         except _Refused as refused:
@@ -180,24 +193,34 @@ class _Server:
             answer = {"error": str(refused)}
         except Broken as broken:
             status, headers, answer = 400, {}, {"error": str(broken)}
-        except (Overloaded, TimeoutError):
+        except (Overloaded, TimeoutError) as error:
             status, headers = 503, {"Retry-After": "1"}
             answer = {"error": "There is too much to do. Try again later."}
+            if isinstance(error, TimeoutError) and not held.is_whole:
+                status, headers = 408, {}
+                answer = {"error": "The body came too slowly. Send it again."}
         except ClientDisconnect:
             status, headers, answer = 499, {}, {}
+        finally:
+            held.give_back()
+            self._under_way.dec()
         self._requests.labels(str(status)).inc()
         return JSONResponse(answer, status, headers)
 
-    async def _answer(self, request: Request) -> dict:
-        body = await self._body(request)
-        kind = request.headers.get("content-type", "")
+    async def _answer(self, request: Request, held: "_Held") -> dict:
+        body = await self._body(request, held)
+        kind = request.headers.get("content-type", "").split(";")[0].strip()
         if kind.startswith("image/") or kind == "application/octet-stream":
             pictures = [body]
         else:
             # Megabytes of text: others need not wait meanwhile.
             loop = asyncio.get_running_loop()
-            pictures = await loop.run_in_executor(None, self._instances, body)
+            pictures = await loop.run_in_executor(
+                self._reading, self._instances, body
+            )
         found = await self.batcher.ask(pictures)
+        if not np.isfinite(found).all():
+            raise _Refused(500, "The model answers with what is no number.")
         self._pictures.inc(len(pictures))
         names = self._model.class_names
         return {
@@ -211,7 +234,7 @@ class _Server:
             ]
         }
 
-    async def _body(self, request: Request) -> bytes:
+    async def _body(self, request: Request, held: "_Held") -> bytes:
         most = self._limits.body_bytes
         too_large = _Refused(
             413, f"The body has more than {most:,} bytes. Send fewer pictures."
@@ -224,19 +247,31 @@ class _Server:
             size += len(part)
             if size > most:
                 raise too_large
+            held.take(len(part))
             parts.append(part)
+        held.is_whole = True
         return b"".join(parts)
 
     def _instances(self, body: bytes) -> list[bytes]:
+        most = self._limits.pictures
+        # Before it becomes objects: an instance has two braces at most.
+        if body.count(b"{") > 2 * most + 1:
+            raise _Refused(
+                413,
+                f"There are more than {most} instances. Send them in several "
+                "requests.",
+            )
         try:
-            instances = json.loads(body)["instances"]
+            asked = json.loads(body)
+            instances = asked["instances"]
+            signature = asked.get("signature_name", _SIGNATURES[0])
             if not isinstance(instances, list) or not instances:
                 raise ValueError
             pictures = [
                 base64.b64decode(
                     each.get("image_bytes", each)["b64"], validate=True
                 )
-                for each in instances[: self._limits.pictures + 1]
+                for each in instances[: most + 1]
             ]
         except (
             *(ValueError, KeyError, TypeError, AttributeError),
@@ -248,10 +283,35 @@ class _Server:
                 'base64>"}]}, or one picture file with a Content-Type of '
                 "image/...",
             ) from error
-        if len(pictures) > self._limits.pictures:
+        if len(pictures) > most:
             raise _Refused(
                 413,
-                f"There are more than {self._limits.pictures} instances. Send "
-                "them in several requests.",
+                f"There are more than {most} instances. Send them in several "
+                "requests.",
+            )
+        if signature not in _SIGNATURES:
+            raise _Refused(
+                400,
+                f"There is no signature {str(signature)[:40]!r} here. Expected "
+                f"{' or '.join(_SIGNATURES)}; TensorFlow Serving has all.",
             )
         return pictures
+
+
+class _Held:
+    """How much of the room for bodies one request has taken."""
+
+    def __init__(self, server: _Server):
+        self._server = server
+        self._bytes = 0
+        self.is_whole = False
+
+    def take(self, count: int) -> None:
+        if self._server._held + count > self._server._limits.held_bytes:
+            raise Overloaded
+        self._server._held += count
+        self._bytes += count
+
+    def give_back(self) -> None:
+        self._server._held -= self._bytes
+        self._bytes = 0

@@ -171,6 +171,7 @@ def test_what_it_says_of_itself(place):
         "classes": list(NAMES),
         "image_size": SIZE,
         "resize": "squash",
+        "threshold": None,
         "signatures": [
             "features",
             "serve_bytes",
