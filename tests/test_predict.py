@@ -271,6 +271,7 @@ def test_who_reads_may_have_enough(run, photos):
     assert "Standard output can't be written: No space" in done.stderr
 
 
+@pytest.mark.slow
 def test_waiting_for_input_it_can_be_stopped(run, photos):
     process = subprocess.Popen(
         [
