@@ -365,3 +365,32 @@ def test_tensorboard_has_the_final_figures_and_the_pictures(three):
     assert (int(width), int(height), len(images)) == (224, 224, 8)
     assert "pictures:seen/Grad-CAM, wrong" in found
     assert "pictures:seen/alike" in found
+
+
+def test_a_class_called_like_a_script_is_text(tmp_path, some_pictures):
+    """Of a table labels may be anything."""
+    name = "<script>alert(1)</script>"
+    rows = [
+        f"{path},{name if path.parent.name == 'cat' else 'dog'}"
+        for path in sorted(some_pictures.glob("*/*.png"))
+    ]
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(["path,label", *rows]) + "\n")
+    result, found = made(
+        tmp_path,
+        [
+            f"Manifest.path = {str(table)!r}",
+            "classifier.backbone = @tiny_cnn",
+            "classifier.image_size = 32",
+            "classifier.freeze = 'none'",
+            "train.feature_views = None",
+            "train.epochs = 1",
+            "train.batch_size = 8",
+        ],
+        "gin/manifest.gin",
+    )
+    assert name in result.class_names
+    rows = found.with_head("Class", "Examples")
+    assert name in [row[0] for row in rows]
+    text = pathlib.Path(result.directory, "report.html").read_text()
+    assert "alert(1)" in text and name not in text
