@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -35,6 +36,9 @@ def test_every_example_is_judged_once_by_who_has_not_seen_it(in_tmp):
     assert result.directory == "runs/smoke/001"
     predictions = rows(result.directory, "predictions.csv")
     assert len({row["id"] for row in predictions}) == len(predictions) == 90
+    for place in ("together", "together/fold-1", "together/fold-3"):
+        assert os.path.exists(f"{place}/report.html")
+        assert not os.path.exists(f"{place}/report_problems.txt")
     for number in (1, 2):
         fold = f"{result.directory}/fold-{number}"
         sides = {row["id"]: row["split"] for row in rows(fold, "splits.csv")}
