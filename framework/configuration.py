@@ -125,11 +125,7 @@ class Configuration:
         path = find_gin_file(gin_file)
         self.name = os.path.splitext(os.path.basename(path))[0]
         self._imports = list(imports)
-        for module in _OWN_MODULES:
-            importlib.import_module(module)
-        for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-            _import(point.module, f"the entry point {point.name!r}")
-            self._imports.append(point.module)
+        self._imports += import_registered()
         import_named(imports)
         with _open_gin_file(path) as file:
             text = file.read()
@@ -235,6 +231,23 @@ def bindings(text: str) -> dict[str, str]:
         else:
             parameter = None
     return {name: " ".join(value.split()) for name, value in bound.items()}
+
+
+def import_registered() -> list[str]:
+    """Imports what registers names for every gin file; plug-ins' modules.
+
+    Those are named by entry points, and a run writes them down.
+
+    Raises:
+        UserError: a plug-in can't be imported.
+    """
+    for module in _OWN_MODULES:
+        importlib.import_module(module)
+    plug_ins = []
+    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        _import(point.module, f"the entry point {point.name!r}")
+        plug_ins.append(point.module)
+    return plug_ins
 
 
 def import_named(modules: Sequence[str]) -> None:

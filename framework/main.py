@@ -48,6 +48,15 @@ _MODE = flags.DEFINE_enum(
     "HTTP (--mode=serve RUN); judge one on labelled pictures "
     "(--mode=evaluate RUN FOLDER).",
 )
+_LIST = flags.DEFINE_bool(
+    "list", False, "Print what gin files can name, by kind, and end there."
+)
+_DESCRIBE = flags.DEFINE_string(
+    "describe",
+    None,
+    "Print what a name of a gin file is, its parameters and their defaults, "
+    "and end there.",
+)
 _LAYER = flags.DEFINE_multi_string(
     "layer",
     [],
@@ -138,6 +147,15 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
     try:
+        if _LIST.value or _DESCRIBE.value:
+            with standard_error_without(_NOISE):
+                from framework import describing
+            print(
+                describing.listing(_IMPORT.value)
+                if _LIST.value
+                else describing.describe(_DESCRIBE.value, _IMPORT.value)
+            )
+            return
         _check_flags()
         if _MODE.value in _OF_RUNS:
             with standard_error_without(_NOISE):

@@ -136,6 +136,10 @@ class Registry:
         found = inspect.signature(self._things[name]).parameters[parameter]
         return None if found.default is found.empty else found.default
 
+    def thing(self, name: str) -> Callable[..., Any]:
+        """What is called `name`, as it was registered: for its docstring."""
+        return self._things[name]
+
     def given(self, name: str) -> tuple[str, ...]:
         """What the framework fills in of the thing called `name`."""
         return self._given[name]
