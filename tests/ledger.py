@@ -120,6 +120,7 @@ include 'gin/base.gin'
 import ledger
 train.task = @ledger()
 train.early_stopping = None
+train.report_page = False
 train.epochs = 40
 train.batch_size = 16
 classifier.backbone = @ledger_cnn

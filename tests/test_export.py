@@ -142,17 +142,17 @@ def test_all_formats_and_what_they_cost(run, tmp_path):
 def test_other_formats_of_the_same_weights_stay(copied):
     export(str(copied), ["saved_model", "litert"])
     kept = (copied / "export" / "litert" / "model.tflite").read_bytes()
-    made = export(str(copied), ["saved_model"])
+    made = export(str(copied), ["saved_model"], proof=False)
     assert list(made.artifacts) == ["saved_model"]
     place = copied / "export"
     assert (place / "litert" / "model.tflite").read_bytes() == kept
     proof = json.loads((place / "proof.json").read_text())
-    assert sorted(proof) == ["litert", "saved_model"]
+    assert list(proof) == ["litert"]
     # Of other weights nothing stays.
     about = place / "litert" / "metadata.json"
     facts = json.loads(about.read_text()) | {"weights_sha256": "other"}
     about.write_text(json.dumps(facts))
-    export(str(copied), ["saved_model"])
+    export(str(copied), ["saved_model"], proof=False)
     assert not (place / "litert").exists()
 
 

@@ -287,8 +287,10 @@ def test_what_fails_is_named_in_its_place(tmp_path, bindings, absent, said):
     [
         ["train.phases = @fine_tune()", "train.epochs = None"],
         ["train.mixing = [@MixUp()]", "train.class_weights = 'balanced'"],
-        ["train.feature_views = 2", "classifier.freeze = 'all'"],
-        ["pipeline.resize = 'pad'", "train.sampling = 'balanced'"],
+        [
+            *("train.feature_views = 2", "classifier.freeze = 'all'"),
+            *("pipeline.resize = 'pad'", "train.sampling = 'balanced'"),
+        ],
     ],
 )
 def test_runs_of_all_kinds_have_a_whole_page(tmp_path, bindings):
