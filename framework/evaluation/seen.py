@@ -21,7 +21,7 @@ from framework.evaluation.chain import Chain, Stage
 # The label of a picture of which nobody says what it is.
 UNKNOWN = -1
 # Pictures on the map of embeddings.
-MOST_ON_MAP = 200
+MOST_ON_MAP = 150
 # With fewer, t-SNE has no neighbourhoods to keep, and no map is worth a look.
 _LEAST_FOR_TSNE = 30
 _LEAST_ON_MAP = 6

@@ -65,7 +65,7 @@ def explain(
 
     Pictures are decoded and resized as in training. All are judged. Of more
     than 24 the page explains some of each class that they are taken for; it
-    shows feature maps of 3, and maps 200, chosen at random, by what the model
+    shows feature maps of 3, and maps 150, chosen at random, by what the model
     finds alike.
 
     Args:
