@@ -120,6 +120,7 @@ def test_an_artifact_and_its_proof(run, capsys):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_all_formats_and_what_they_cost(run, tmp_path):
     copied = tmp_path / "run"
     shutil.copytree(run, copied)
