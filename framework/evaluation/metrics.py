@@ -236,7 +236,7 @@ def intervals(
         and `"intervals"`, on how they were made.
     """
     p = np.asarray(probabilities, np.float64)
-    unit = _units(groups)
+    unit = unit_numbers(groups)
     n = len(labels) if unit is None else int(unit.max()) + 1
     low, high = _RESAMPLES
     resamples = int(np.clip(_DRAWS // len(labels), low, high))
@@ -282,8 +282,11 @@ def wilson(share: float, count: int) -> list[float]:
     ]
 
 
-def _units(groups: np.ndarray | None) -> np.ndarray | None:
-    """The number of each example's group; None where there are no groups."""
+def unit_numbers(groups: np.ndarray | None) -> np.ndarray | None:
+    """The number of each example's group; None where there are no groups.
+
+    "" is a group of its own; where all are, there are none.
+    """
     if groups is None:
         return None
     # No name ends so.

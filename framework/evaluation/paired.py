@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.stats
 
-from framework.evaluation.metrics import CONFIDENCE
+from framework.evaluation.metrics import CONFIDENCE, unit_numbers
 from framework.evaluation.predictions import Predictions
 
 _RESAMPLES = 10_000
@@ -96,7 +96,7 @@ def compare(
     differ = np.flatnonzero(one != other)
     apart = np.abs(first.losses[mine] - second.losses[theirs])[differ]
     order = differ[np.argsort(-apart, kind="stable")]
-    unit = None if groups is None else _units(groups[mine])
+    unit = unit_numbers(None if groups is None else groups[mine])
     if not len(differ):
         p = 1.0
     elif unit is None:
@@ -129,13 +129,6 @@ def adjusted(chances: Sequence[float]) -> list[float]:
         highest = max(highest, (len(chances) - rank) * chances[place])
         made[place] = min(1.0, highest)
     return made
-
-
-def _units(groups: np.ndarray) -> np.ndarray:
-    """The number of each example's group; "" is one of its own."""
-    # No name ends so.
-    names = [g or f"{i}\0" for i, g in enumerate(groups)]
-    return np.unique(names, return_inverse=True)[1]
 
 
 def _by_groups(sums: np.ndarray, seed: int) -> float:

@@ -28,6 +28,12 @@ def readable_ids(ids: Iterable[bytes]) -> list[str]:
     return [example_id.decode("utf-8", "replace") for example_id in ids]
 
 
+def cross_entropy(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """-log of the true class's probability, `[N]`; finite, as in Keras."""
+    true = probabilities[np.arange(len(labels)), labels]
+    return -np.log(np.clip(true, _LEAST, 1))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
     """What the model said of every readable example of a split.
@@ -223,11 +229,12 @@ class Predictor:
         if views is None:
             return plain, None
         averaged = whole["averaged"][there]
-        true = averaged[np.arange(len(averaged)), plain.labels]
         return plain, dataclasses.replace(
             plain,
             probabilities=averaged.astype(plain.probabilities.dtype),
-            losses=-np.log(np.clip(true, _LEAST, 1)).astype(plain.losses.dtype),
+            losses=cross_entropy(averaged, plain.labels).astype(
+                plain.losses.dtype
+            ),
         )
 
     def _seen(

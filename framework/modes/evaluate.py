@@ -17,7 +17,11 @@ from framework.data.images import to_square
 from framework.data.source import Examples, IndexedExamples
 from framework.errors import UserError
 from framework.evaluation import report
-from framework.evaluation.predictions import Predictions, readable_ids
+from framework.evaluation.predictions import (
+    Predictions,
+    cross_entropy,
+    readable_ids,
+)
 from framework.inference.inputs import TABLES
 from framework.inference.loaded import BATCH, Loaded, load
 from framework.modes.place import beside
@@ -26,7 +30,6 @@ from framework.registry import SOURCES
 from framework.run_directory import RunDirectory
 
 FIGURES = "evaluation.json"
-_LEAST = 1e-7
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -194,13 +197,12 @@ def _predictions(
             "or WebP images."
         )
     probabilities, label = np.concatenate(scores), np.concatenate(labels)
-    true = probabilities[np.arange(len(label)), label]
     missing = sorted(set(range(total)) - set(numbers))
     return Predictions(
         ids=np.array(ids, object),
         labels=label,
         probabilities=probabilities,
-        losses=-np.log(np.clip(true, _LEAST, 1)).astype(np.float32),
+        losses=cross_entropy(probabilities, label).astype(np.float32),
         unreadable=tuple(_named(parts, number) for number in missing),
     )
 
