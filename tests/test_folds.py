@@ -36,9 +36,6 @@ def test_every_example_is_judged_once_by_who_has_not_seen_it(in_tmp):
     assert result.directory == "runs/smoke/001"
     predictions = rows(result.directory, "predictions.csv")
     assert len({row["id"] for row in predictions}) == len(predictions) == 90
-    for place in ("together", "together/fold-1", "together/fold-3"):
-        assert os.path.exists(f"{place}/report.html")
-        assert not os.path.exists(f"{place}/report_problems.txt")
     for number in (1, 2):
         fold = f"{result.directory}/fold-{number}"
         sides = {row["id"]: row["split"] for row in rows(fold, "splits.csv")}
@@ -120,6 +117,9 @@ def test_two_workers_cross_validate_together(in_tmp):
         timeout=240,
     )
     assert done.returncode == 0, done.stderr
+    for place in ("together", "together/fold-1", "together/fold-3"):
+        assert os.path.exists(f"{place}/report.html")
+        assert not os.path.exists(f"{place}/report_problems.txt")
     predictions = rows("together", "predictions.csv")
     assert len({row["id"] for row in predictions}) == len(predictions) == 90
 
