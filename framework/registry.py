@@ -18,20 +18,24 @@ import numbers
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import gin
 import keras
 
 from framework.errors import UserError
+from framework.ranges import Range
 
 Thing = TypeVar("Thing", bound=Callable[..., Any])
 
 _OWN_LIBRARY = "framework"
 
+# Of `Registry.register`: the scope in which the thing itself is made.
+OWN_SCOPE = ""
+
 # Made already, where a reference to what makes them is expected.
-_MADE = (
+MADE = (
     keras.layers.Layer,
     keras.losses.Loss,
     keras.optimizers.schedules.LearningRateSchedule,
@@ -53,9 +57,13 @@ class Registry:
         self.kind = kind
         self._things: dict[str, Callable[..., Any]] = {}
         self._given: dict[str, tuple[str, ...]] = {}
+        self._scopes: dict[str, tuple[str, ...]] = {}
 
     def register(
-        self, name: str | None = None, given: Sequence[str] = ()
+        self,
+        name: str | None = None,
+        given: Sequence[str] = (),
+        scopes: Sequence[str] = (),
     ) -> Callable[[Thing], Thing]:
         """Records the decorated builder under `name`, its own by default.
 
@@ -65,6 +73,8 @@ class Registry:
         Args:
             name: what gin files call it.
             given: parameters that the framework fills in, and no gin file may.
+            scopes: gin scopes in which it has other things built, beside the
+                one it is made in; `OWN_SCOPE` is that one.
 
         Raises:
             UserError: the name is taken. The same thing defined again, as in
@@ -75,6 +85,7 @@ class Registry:
             self._record(
                 name or thing.__name__, thing, _OWN_LIBRARY, list(given)
             )
+            self._scopes[name or thing.__name__] = tuple(scopes)
             return thing
 
         return decorator
@@ -144,6 +155,14 @@ class Registry:
         """What the framework fills in of the thing called `name`."""
         return self._given[name]
 
+    def scopes(self, name: str) -> tuple[str, ...]:
+        """The gin scopes in which the thing has others built."""
+        return self._scopes.get(name, ())
+
+    def library(self, name: str) -> str:
+        """Whose the thing called `name` is: "keras", or "framework"."""
+        return name.rpartition(".")[0] or _OWN_LIBRARY
+
     def __getitem__(self, name: str) -> Callable[..., Any]:
         """The thing called `name`, with the gin bindings applied to it.
 
@@ -155,8 +174,8 @@ class Registry:
                 f"Unknown {self.kind} {name!r}. {nearest(name, self)} "
                 f"Known: {', '.join(self) or 'none'}."
             )
-        library, _, bare = name.rpartition(".")
-        return gin.get_configurable(f"{library or _OWN_LIBRARY}.{bare}")
+        bare = name.rpartition(".")[2]
+        return gin.get_configurable(f"{self.library(name)}.{bare}")
 
     def __contains__(self, name: object) -> bool:
         return name in self._things
@@ -197,35 +216,67 @@ def all_names() -> list[str]:
     return [name for registry in Registry.instances for name in registry]
 
 
-def nearest(name: str, known: Any) -> str:
-    """'Did you mean ...?' with up to three of the `known` names, or ''."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+def nearest(name: str, known: Any, likely: Any = ()) -> str:
+    """'Did you mean ...?' with up to three of the `known` names, or ''.
+
+    Args:
+        name: what was written.
+        known: what could have been.
+        likely: those of them that come first where several are as near.
+    """
+    close = closest(name, known, likely)
     return f"Did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def closest(name: str, known: Any, likely: Any = ()) -> list[str]:
+    """Up to three of the `known` names, the most similar one first."""
+
+    def similarity(candidate: str) -> float:
+        # Whoever forgets the library means the name behind it.
+        bare = candidate.rpartition(".")[2]
+        case = 0.01 * difflib.SequenceMatcher(None, name, candidate).ratio()
+        return case + max(_ratio(name, candidate), _ratio(name, bare) - 0.01)
+
+    likely = set(likely)
+    scores = {each: similarity(each) for each in known}
+    return sorted(
+        (each for each in scores if scores[each] >= 0.5),
+        key=lambda each: (-scores[each] - 0.05 * (each in likely), each),
+    )[:3]
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one.lower(), other.lower()).ratio()
 
 
 def _origin(thing: Callable[..., Any]) -> str:
     return f"{thing.__module__}.{thing.__qualname__}"
 
 
+def hints(thing: Callable[..., Any]) -> dict[str, Any]:
+    """The type hints of what a thing takes, by parameter, and its "return"."""
+    hinted = thing.__init__ if isinstance(thing, type) else thing
+    try:
+        found = typing.get_type_hints(hinted, include_extras=True)
+    except (NameError, TypeError):  # Hints that only a type checker resolves.
+        return {}
+    if isinstance(thing, type):
+        found["return"] = thing
+    return found
+
+
 def _checked(thing: Callable[..., Any], name: str) -> Callable[..., Any]:
     """`thing`, refusing arguments that don't fit its type hints."""
     signature = inspect.signature(thing)
-    hinted = thing.__init__ if isinstance(thing, type) else thing
-    try:
-        hints = typing.get_type_hints(hinted)
-    except (NameError, TypeError):  # Hints that only a type checker resolves.
-        hints = {}
+    hinted = hints(thing)
 
     @functools.wraps(thing, updated=())
     def call(*args, **kwargs):
         bound = signature.bind_partial(*args, **kwargs)
         for parameter, value in bound.arguments.items():
-            hint = hints.get(parameter, Any)
-            if not _fits(value, hint):
-                raise UserError(
-                    f"{name}.{parameter} is {reprlib.repr(value)} "
-                    f"({type(value).__name__}); expected {_in_words(hint)}."
-                )
+            hint = hinted.get(parameter, Any)
+            if not fits(value, hint):
+                raise UserError(misfit(f"{name}.{parameter}", value, hint))
         return thing(*args, **kwargs)
 
     # gin reads the parameters here; it doesn't follow __wrapped__.
@@ -233,11 +284,32 @@ def _checked(thing: Callable[..., Any], name: str) -> Callable[..., Any]:
     return call
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def misfit(parameter: str, value: Any, hint: Any) -> str:
+    """What is told of a value that is not of the hinted type."""
+    near = ""
+    if isinstance(value, str):
+        near = nearest(value, _choices(hint))
+    return (
+        f"{parameter} is {reprlib.repr(value)} ({type(value).__name__}); "
+        f"expected {in_words(hint)}.{' ' * bool(near)}{near}"
+    )
+
+
+def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of the hinted type; lenient where it can't tell."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in arguments)
+        return any(fits(value, option) for option in arguments)
+    if origin is Annotated:
+        return fits(value, arguments[0]) and all(
+            value in limit
+            for limit in arguments[1:]
+            if isinstance(limit, Range) and isinstance(value, numbers.Real)
+        )
+    if origin is Literal:
+        return any(
+            value == each and type(value) is type(each) for each in arguments
+        )
     if hint is Any:
         return True
     if hint is None or hint is types.NoneType:
@@ -248,25 +320,54 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, kind) and not isinstance(value, bool)
     if origin is Callable or hint is Callable:
         # Keras's schedules, layers and losses are callable too.
-        return callable(value) and not isinstance(value, _MADE)
+        return callable(value) and not isinstance(value, MADE)
     if origin in (Sequence, list, tuple):
         items = arguments[:1] if arguments else [Any]
         return isinstance(value, (list, tuple)) and all(
-            _fits(item, items[0]) for item in value
+            fits(item, items[0]) for item in value
+        )
+    if origin in (Mapping, dict):
+        return isinstance(value, Mapping) and all(
+            fits(key, arguments[0]) and fits(item, arguments[1])
+            for key, item in value.items()
         )
     if isinstance(hint, type):
         return isinstance(value, hint)
     return True
 
 
-def _in_words(hint: Any) -> str:
+def _choices(hint: Any) -> list[str]:
+    """The texts that a hint names."""
+    if typing.get_origin(hint) is Literal:
+        return [each for each in typing.get_args(hint) if isinstance(each, str)]
+    return [
+        choice
+        for option in typing.get_args(hint)
+        if not isinstance(option, Range)
+        for choice in _choices(option)
+    ]
+
+
+def in_words(hint: Any) -> str:
+    """A type hint as an error tells what it expects."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(map(_in_words, arguments))
+        return " or ".join(map(in_words, arguments))
+    if origin is Annotated:
+        limits = [str(each) for each in arguments[1:]]
+        return ", ".join([in_words(arguments[0]), *limits])
+    if origin is Literal:
+        return " or ".join(map(repr, arguments))
     if hint is types.NoneType:
         return "None"
     if origin is Callable or hint is Callable:
-        return "a reference without parentheses (@name)"
+        made = arguments[1] if arguments else Any
+        what = "a reference"
+        if isinstance(made, type) and made is not Any:
+            what += f" to what makes a {made.__name__}"
+        return f"{what}, without parentheses (@name)"
+    if origin in (Mapping, dict):
+        return "a mapping, {'name': value}"
     if origin in (Sequence, list, tuple):
         items = {
             int: " of whole numbers",
@@ -274,6 +375,8 @@ def _in_words(hint: Any) -> str:
             float: " of numbers",
         }
         item = arguments[0] if arguments else None
+        if typing.get_origin(item) is Annotated:
+            item = typing.get_args(item)[0]
         of = items.get(item, "")
         if isinstance(item, type) and not of:
             of = f" of {item.__name__}s, each made with parentheses"

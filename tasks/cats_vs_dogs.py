@@ -9,11 +9,12 @@ import functools
 from collections.abc import Callable
 
 from framework import SOURCES, TASKS, Source, Task
+from framework.ranges import Part
 
 
 @TASKS.register()
 def cats_vs_dogs(
-    validation: float = 0.25,
+    validation: Part = 0.25,
     stand_in: Callable[[], Source] | None = None,
 ) -> Task:
     """A quarter of each class to validate on; there is no test split."""

@@ -5,11 +5,12 @@ test in the root, each with the class folders, are taken as the splits.
 """
 
 from framework import SOURCES, TASKS, Task
+from framework.ranges import Part, Seed
 
 
 @TASKS.register()
 def image_folder(
-    validation: float = 0.2, test: float = 0.0, seed: int = 0
+    validation: Part = 0.2, test: Part = 0.0, seed: Seed = 0
 ) -> Task:
     """The directory that `ImageFolder.root` names, cut where not yet split."""
     return Task(

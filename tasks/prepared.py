@@ -4,10 +4,11 @@
 """
 
 from framework import SOURCES, TASKS, Task
+from framework.ranges import Part, Seed
 
 
 @TASKS.register()
-def prepared(validation: float = 0.2, test: float = 0.0, seed: int = 0) -> Task:
+def prepared(validation: Part = 0.2, test: Part = 0.0, seed: Seed = 0) -> Task:
     """What `Prepared.directory` holds, cut where not yet split."""
     return Task(
         source=SOURCES["Prepared"],

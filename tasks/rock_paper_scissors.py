@@ -12,6 +12,7 @@ from collections.abc import Callable
 from framework import SOURCES, TASKS, Source, Task, UserError
 from framework.data.source import IndexedExamples, join
 from framework.data.tfds import Known, with_groups
+from framework.ranges import Part, Seed
 
 # The 21 sequences of 120 frames in the archive of training images, by the hand
 # that they show: seven hands, each as rock, paper and scissors. (Three of them
@@ -31,8 +32,8 @@ CLASS_NAMES = ("rock", "paper", "scissors")
 
 @TASKS.register()
 def rock_paper_scissors(
-    validation: float = 1 / 7,
-    seed: int = 0,
+    validation: Part = 1 / 7,
+    seed: Seed = 0,
     besides: Callable[[], Source] | None = None,
     stand_in: Callable[[], Source] | None = None,
 ) -> Task:

@@ -4,12 +4,15 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from framework import TASKS, Source, Task, array_source
+from framework.ranges import Count, Seed
 
 CLASSES = ("circle", "square", "triangle")
 
 
 @TASKS.register()
-def shapes(examples: int = 1500, image_size: int = 32, seed: int = 0) -> Task:
+def shapes(
+    examples: Count = 1500, image_size: Count = 32, seed: Seed = 0
+) -> Task:
     """A third of each class; a fifth each to validate and to test on."""
     return Task(
         source=lambda: draw(examples, image_size, seed),

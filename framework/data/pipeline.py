@@ -10,6 +10,7 @@ import dataclasses
 import re
 import socket
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import keras
 import numpy as np
@@ -21,6 +22,7 @@ from framework.data.source import Examples, IndexedExamples, StreamedExamples
 from framework.digests import digest
 from framework.errors import UserError
 from framework.model.augmentation import augment_in_pipeline
+from framework.ranges import Share as UpToAll
 from framework.registry import PARTS
 
 # Between the seeds of two classes; any odd number of many bits would do.
@@ -100,10 +102,10 @@ class Pipeline:
             nothing but the speed.
     """
 
-    resize: str = "squash"
-    max_unreadable: float = 0.01
+    resize: Literal[*RESIZES] = "squash"
+    max_unreadable: UpToAll = 0.01
     service: str | None = None
-    cache: str = "auto"
+    cache: Literal["auto", *PLACES, "none"] = "auto"
 
     def __post_init__(self):
         if self.resize not in RESIZES:

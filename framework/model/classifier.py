@@ -9,6 +9,7 @@ nobody who uses it later can rescale wrongly.
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import keras
 import numpy as np
@@ -25,6 +26,7 @@ from framework.model.augmentation import (
 from framework.model.backbones import Backbone, cuts, split_at
 from framework.model.folding import fold, foldable
 from framework.model.heads import Head
+from framework.ranges import Count, Share
 from framework.registry import PARTS
 
 # Layers of a head that have nothing to train and nothing to draw.
@@ -137,9 +139,9 @@ def classifier(
     num_classes: int,
     backbone: Callable[..., Backbone],
     head: Callable[..., Head],
-    image_size: int | None = None,
-    freeze: str | float = "none",
-    batch_norm: str = "auto",
+    image_size: Count | None = None,
+    freeze: str | Share = "none",
+    batch_norm: Literal["auto", "frozen", "trained"] = "auto",
     augmentation: Sequence[keras.layers.Layer] = (),
     fuse: bool = True,
     compiled: bool = False,

@@ -7,12 +7,14 @@ one by name and so cannot mismatch loss and activation.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from framework.errors import UserError
+from framework.ranges import Count, NotNegative, Part
 from framework.registry import HEADS
 
 POOLINGS = ("average", "max", "flatten")
@@ -52,13 +54,13 @@ class Head:
 @HEADS.register(given=["num_classes"])
 def softmax_head(
     num_classes: int,
-    labels: str = "sparse",
-    hidden: Sequence[int] = (),
-    dropout: float = 0.0,
-    pooling: str = "average",
-    label_smoothing: float = 0.0,
-    loss: str = "cross_entropy",
-    focal_gamma: float = 2.0,
+    labels: Literal["sparse", "one_hot"] = "sparse",
+    hidden: Sequence[Count] = (),
+    dropout: Part = 0.0,
+    pooling: Literal[*POOLINGS] = "average",
+    label_smoothing: Part = 0.0,
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy",
+    focal_gamma: NotNegative = 2.0,
 ) -> Head:
     """One probability a class: softmax and categorical cross-entropy.
 
@@ -126,12 +128,12 @@ def softmax_head(
 @HEADS.register(given=["num_classes"])
 def sigmoid_head(
     num_classes: int,
-    hidden: Sequence[int] = (),
-    dropout: float = 0.0,
-    pooling: str = "average",
-    label_smoothing: float = 0.0,
-    loss: str = "cross_entropy",
-    focal_gamma: float = 2.0,
+    hidden: Sequence[Count] = (),
+    dropout: Part = 0.0,
+    pooling: Literal[*POOLINGS] = "average",
+    label_smoothing: Part = 0.0,
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy",
+    focal_gamma: NotNegative = 2.0,
 ) -> Head:
     """The probability of the second of two classes: binary cross-entropy.
 
@@ -197,7 +199,7 @@ def _training_loss(
     cross_entropy: Callable[..., keras.losses.Loss],
     loss: str,
     focal_gamma: float,
-    label_smoothing: float = 0.0,
+    label_smoothing: Part = 0.0,
 ) -> Callable[[], Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] | None:
     if loss == "focal":
         return lambda: _focal(cross_entropy(reduction=None), focal_gamma)

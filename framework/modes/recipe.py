@@ -6,7 +6,7 @@ import functools
 import inspect
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -22,6 +22,7 @@ from framework.evaluation.at_test_time import (
 from framework.evaluation.fed import Fed
 from framework.evaluation.predictions import Predictor
 from framework.model.classifier import Classifier
+from framework.ranges import Count, NotNegative, Seed
 from framework.task import Data
 from framework.training import balance, mixing
 from framework.training.distribution import World
@@ -161,20 +162,20 @@ class Recipe:
     optimizer: Callable[..., keras.optimizers.Optimizer]
     pipeline: Pipeline
     schedule: Callable[[int], Any] | None = None
-    epochs: int | None = None
+    epochs: Count | None = None
     phases: Sequence[Phase] = ()
-    batch_size: int = 32
-    accumulation: int = 1
-    steps_per_call: int | str = "auto"
-    feature_views: int | str | None = "auto"
+    batch_size: Count = 32
+    accumulation: Count = 1
+    steps_per_call: Count | Literal["auto"] = "auto"
+    feature_views: Count | Literal["auto"] | None = "auto"
     precision: str = "float32"
-    xla: bool | str = "auto"
-    seed: int = 0
+    xla: bool | Literal["auto"] = "auto"
+    seed: Seed = 0
     deterministic: bool = True
     test_time_augmentation: TestTimeAugmentation | None = None
     mixing: Sequence[MixUp | CutMix] = ()
-    class_weights: Mapping[str, float] | str | None = None
-    sampling: str = "natural"
+    class_weights: Mapping[str, NotNegative] | Literal["balanced"] | None = None
+    sampling: Literal["natural", "balanced"] = "natural"
 
     def __post_init__(self):
         if not 0 <= self.seed < 2**32:

@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from framework.errors import UserError
+from framework.ranges import Count, Positive
 from framework.registry import PARTS
 
 _ARRAYS, _STATE = "arrays.npz", "state.json"
@@ -46,9 +47,9 @@ class Checkpoints:
         keep: how many of the newest remain.
     """
 
-    every_steps: int | None = None
-    every_minutes: float | None = 5.0
-    keep: int = 2
+    every_steps: Count | None = None
+    every_minutes: Positive | None = 5.0
+    keep: Count = 2
 
     def __post_init__(self):
         for field in ("every_steps", "every_minutes"):

@@ -12,13 +12,14 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
 
 from framework.data.pipeline import Share
 from framework.errors import UserError
+from framework.ranges import Count
 from framework.registry import PARTS
 
 STRATEGIES = ("auto", "one", "mirrored", "multi_worker", "tpu")
@@ -235,8 +236,8 @@ class Distribution:
             try things out: it does not get faster.
     """
 
-    strategy: str = "auto"
-    replicas: int | None = None
+    strategy: Literal[*STRATEGIES] = "auto"
+    replicas: Count | None = None
 
     def __post_init__(self):
         if self.strategy not in STRATEGIES:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from framework.digests import digest
 from framework.errors import UserError
+from framework.ranges import Positive, Share
 from framework.registry import PARTS
 
 # What is drawn for a row: how much of each pixel is its own; and the box that
@@ -53,8 +54,8 @@ class MixUp(_Mixing):
         UserError: a value is out of range.
     """
 
-    alpha: float = 0.2
-    probability: float = 1.0
+    alpha: Positive = 0.2
+    probability: Share = 1.0
 
     def draw(self, share: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
         """What is drawn for rows, `[b, 5]`.
@@ -85,8 +86,8 @@ class CutMix(_Mixing):
         UserError: a value is out of range.
     """
 
-    alpha: float = 1.0
-    probability: float = 1.0
+    alpha: Positive = 1.0
+    probability: Share = 1.0
 
     def draw(self, share: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
         """As `MixUp.draw`."""

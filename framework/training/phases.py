@@ -24,10 +24,11 @@ from typing import Any
 
 from framework import registry
 from framework.errors import UserError
+from framework.ranges import Count, Positive, PositiveShare, Share
 from framework.registry import PARTS
 
 
-@PARTS.register()
+@PARTS.register(scopes=[registry.OWN_SCOPE])
 @dataclasses.dataclass(frozen=True)
 class Phase:
     """One phase; what is None is as it is bound without it.
@@ -50,11 +51,11 @@ class Phase:
         UserError: a value makes no sense.
     """
 
-    epochs: int
-    freeze: str | float | None = None
-    learning_rate: float | None = None
+    epochs: Count
+    freeze: str | Share | None = None
+    learning_rate: Positive | None = None
     schedule: Callable[..., Any] | None = None
-    lowest_rate: float = 1.0
+    lowest_rate: PositiveShare = 1.0
     name: str | None = None
     scope: str = dataclasses.field(default_factory=registry.current_scope)
 
@@ -84,14 +85,14 @@ class Phase:
         return registry.in_scope(self.scope)
 
 
-@PARTS.register()
+@PARTS.register(scopes=["head", "tune"])
 def fine_tune(
-    head_epochs: int = 2,
-    epochs: int = 8,
-    freeze: str | float = 0.5,
-    head_rate: float = 1e-3,
-    rate: float = 1e-4,
-    lowest_rate: float = 0.1,
+    head_epochs: Count = 2,
+    epochs: Count = 8,
+    freeze: str | Share = 0.5,
+    head_rate: Positive = 1e-3,
+    rate: Positive = 1e-4,
+    lowest_rate: PositiveShare = 0.1,
 ) -> Sequence[Phase]:
     """The usual two: the head alone, then the upper part of the backbone.
 

@@ -8,14 +8,15 @@ import numpy as np
 import tensorflow as tf
 
 from framework.errors import UserError
+from framework.ranges import Part, Positive
 from framework.registry import SCHEDULES
 
 
 @SCHEDULES.register(given=["total_steps"])
 def warmup_cosine(
     total_steps: int,
-    peak: float = 1e-3,
-    warmup: float = 0.1,
+    peak: Positive = 1e-3,
+    warmup: Part = 0.1,
     end: float = 0.01,
 ) -> keras.optimizers.schedules.LearningRateSchedule:
     """Rises linearly to `peak`, then falls along a cosine.
@@ -63,8 +64,8 @@ class _WarmUp(keras.optimizers.schedules.LearningRateSchedule):
 @SCHEDULES.register(given=["total_steps"])
 def warmup_linear(
     total_steps: int,
-    peak: float = 1e-3,
-    warmup: float = 0.1,
+    peak: Positive = 1e-3,
+    warmup: Part = 0.1,
     end: float = 0.0,
 ) -> keras.optimizers.schedules.LearningRateSchedule:
     """Rises linearly to `peak`, then falls linearly.
@@ -90,8 +91,8 @@ def warmup_linear(
 @SCHEDULES.register(given=["total_steps"])
 def warmup_step(
     total_steps: int,
-    peak: float = 1e-3,
-    warmup: float = 0.0,
+    peak: Positive = 1e-3,
+    warmup: Part = 0.0,
     milestones: Sequence[float] = (0.5, 0.75),
     factor: float = 0.1,
 ) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -164,8 +165,8 @@ class _OneCycle(keras.optimizers.schedules.LearningRateSchedule):
 @SCHEDULES.register(given=["total_steps"])
 def one_cycle(
     total_steps: int,
-    peak: float = 1e-3,
-    warmup: float = 0.3,
+    peak: Positive = 1e-3,
+    warmup: Part = 0.3,
     start: float = 0.04,
     end: float = 1e-5,
 ) -> keras.optimizers.schedules.LearningRateSchedule:

@@ -158,10 +158,10 @@ def test_what_is_bound_in_its_scope_holds_for_one_phase_alone(in_tmp, capsys):
     ("bindings", "message"),
     [
         (["tune/Phase.freeze = 'rleu1'"], "Did you mean 'relu1'"),
-        (["tune/Phase.freeze = 1.5"], "from 0 to 1"),
+        (["tune/Phase.freeze = 1.5"], "at least 0 and at most 1"),
         (["tune/Phase.epochs = 0"], "Phase.epochs is 0"),
         (["tune/Phase.lowest_rate = 0.0"], "above 0 and at most 1"),
-        (["tune/Phase.learning_rate = 0.0"], "a number above 0"),
+        (["tune/Phase.learning_rate = 0.0"], "a number, above 0"),
         (["tune/classifier.image_size = 48"], "a head that pools"),
         (["tune/tiny_cnn.weights = 'nowhere'"], "no weights at nowhere"),
         (["tune/Phase.freeze = 0.1"], "can be cut nowhere so low"),

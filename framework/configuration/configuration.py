@@ -1,7 +1,4 @@
-"""Turns gin files, bindings and imports into a configuration, and back.
-
-Beside `registry` and `main` this is the only module that knows gin.
-"""
+"""Turns gin files, bindings and imports into a configuration, and back."""
 
 import copy
 import importlib
@@ -11,25 +8,14 @@ import re
 from collections.abc import Sequence
 
 import gin
-import tensorflow as tf
 
+from framework.configuration import checking, reading
+from framework.configuration.files import find_gin_file, open_gin_file
 from framework.errors import UserError
-from framework.registry import (
-    BACKBONES,
-    MODES,
-    all_names,
-    find,
-    nearest,
-)
+from framework.registry import BACKBONES, MODES, all_names, find
 from framework.task import Task
 
 ENTRY_POINTS = "framework.tasks"
-_PACKAGE = os.path.dirname(os.path.abspath(__file__))
-# A checkout has gin files beside the package, a wheel inside.
-_SHIPPED = (
-    os.path.join(os.path.dirname(_PACKAGE), "gin"),
-    os.path.join(_PACKAGE, "configs"),
-)
 # What registers the names that every gin file may use.
 _OWN_MODULES = (
     "framework.data.folder",
@@ -51,51 +37,6 @@ _OWN_MODULES = (
     "framework.modes.show_batch",
     "framework.modes.train",
 )
-
-
-def find_gin_file(name: str) -> str:
-    """The path of a gin file: as it is, or one that is shipped with us.
-
-    `gin/base.gin` and `base.gin` are found from any working directory, so
-    that one's own gin file can include them. `gs://...` and the like are read
-    through TensorFlow's file system.
-
-    Raises:
-        UserError: there is no such file.
-    """
-    if tf.io.gfile.exists(name) and not tf.io.gfile.isdir(name):
-        return name
-    bare = re.sub(r"^(\./)?gin/", "", name)
-    for folder in _SHIPPED:
-        path = os.path.join(folder, bare)
-        if os.path.isfile(path):
-            return path
-    shipped = [
-        f"gin/{entry}"
-        for folder in _SHIPPED
-        if os.path.isdir(folder)
-        for entry in sorted(os.listdir(folder))
-        if entry.endswith(".gin")
-    ]
-    raise UserError(
-        f"There is no gin file {name!r}, neither in {os.getcwd()} nor among "
-        f"those shipped: {', '.join(shipped)}. {nearest(name, shipped)}"
-    )
-
-
-def _is_gin_file(name: str) -> bool:
-    try:
-        find_gin_file(name)
-    except UserError:
-        return False
-    return True
-
-
-def _open_gin_file(name: str):
-    return tf.io.gfile.GFile(find_gin_file(name), "r")
-
-
-gin.config.register_file_reader(_open_gin_file, _is_gin_file)
 
 
 class Configuration:
@@ -127,22 +68,19 @@ class Configuration:
         self._imports = list(imports)
         self._imports += import_registered()
         import_named(imports)
-        with _open_gin_file(path) as file:
+        with open_gin_file(path) as file:
             text = file.read()
         self.asked = "\n".join(
             [text.rstrip("\n"), *(f"import {m}" for m in imports), *bindings]
         )
         self.asked += "\n"
         gin.clear_config()
-        try:
-            gin.parse_config_files_and_bindings(
-                [path], list(bindings), finalize_config=True
-            )
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(_explain(error, gin_file)) from error
-
+        self._text, problems = reading.read(gin_file, bindings)
+        # What can't be read may be what the rest lacks.
+        refuse(problems or checking.check(self._text))
+        gin.parse_config_files_and_bindings(
+            [path], list(bindings), finalize_config=True
+        )
         if _bound("train.phases") and _bound("train.epochs") is not None:
             raise UserError(
                 "train.epochs is bound and so is train.phases, which replace "
@@ -163,12 +101,23 @@ class Configuration:
             return MODES[mode](**arguments)
         except UserError as error:
             # Without gin's account of the functions it came through.
-            raise UserError(error.message) from error
+            raise UserError(self._placed(error.message)) from error
         except (TypeError, ValueError) as error:
             mistake = _mistake(str(error))
             if mistake is None:
                 raise
-            raise UserError(mistake) from error
+            raise UserError(self._placed(mistake)) from error
+
+    def _placed(self, message: str) -> str:
+        """A message, and where that is bound which it speaks of."""
+        places = {}
+        for binding in self._text.bindings():
+            key = f"{binding.name}.{binding.parameter}"
+            if re.search(rf"(?<![\w.]){re.escape(key)}\b", message):
+                places[key] = binding.place
+        if not places:
+            return message
+        return f"{message} ({', '.join(map(str, places.values()))})"
 
     def _share_with(self, mode: str) -> None:
         """What a gin file says to train on, it says to examine, too.
@@ -215,7 +164,9 @@ class Configuration:
             for module in dict.fromkeys(self._imports)
             if not re.search(rf"^import {re.escape(module)}$", text, re.M)
         ]
-        return "\n".join([*lines, text])
+        # It was used, be it by code that names things itself.
+        mark = f"# What is bound here {reading.MAY_BE_UNUSED}."
+        return "\n".join([mark, *lines, text])
 
 
 def bindings(text: str) -> dict[str, str]:
@@ -343,22 +294,12 @@ def _mistake(message: str) -> str | None:
     return f"{' or '.join(adopted)} refuses its arguments: {reason}"
 
 
-def _explain(error: Exception, gin_file: str) -> str:
-    message = " ".join(str(error).split())
-    hint = ""
-    name = re.search(
-        r"No configurable matching (?:reference )?'@?([^'(]+)", message
-    )
-    parameter = re.search(
-        r"'([^']+)' doesn't have a parameter named '([^']+)'", message
-    )
-    if name:
-        hint = nearest(name.group(1), all_names())
-    elif parameter and (registry := find(parameter.group(1))):
-        parameters = registry.parameters(parameter.group(1))
-        hint = (
-            f"{nearest(parameter.group(2), parameters)} Its parameters: "
-            f"{', '.join(parameters)}."
+def refuse(problems: Sequence[reading.Problem]) -> None:
+    """Raises a UserError that tells all problems, if there are any."""
+    if len(problems) == 1:
+        raise UserError(str(problems[0]))
+    if problems:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise UserError(
+            f"The configuration has {len(problems)} mistakes:\n{lines}"
         )
-    hint = f" {hint}" if hint else ""
-    return f"{gin_file}: {message}{hint}"

@@ -1,0 +1,18 @@
+"""Turns gin files into what is asked for; beside `registry`, this knows gin."""
+
+from framework.configuration.configuration import (
+    Configuration,
+    bindings,
+    import_named,
+    import_registered,
+)
+from framework.configuration.files import find_gin_file, shipped_gin_files
+
+__all__ = [
+    "Configuration",
+    "bindings",
+    "find_gin_file",
+    "import_named",
+    "import_registered",
+    "shipped_gin_files",
+]

@@ -1,0 +1,321 @@
+"""Turns gin files and bindings into statements that know where they stand.
+
+gin itself, while it parses, forgets where a value came from and what it took
+the place of. Its grammar is read here by its own parser, and nothing is bound.
+"""
+
+import dataclasses
+import io
+import re
+import tokenize
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import gin
+from gin import config_parser
+
+from framework.configuration.files import find_gin_file, open_gin_file
+from framework.errors import UserError
+
+# Beside a binding: it may be unused. In a comment before the first statement:
+# any of the file may be.
+MAY_BE_UNUSED = "may be unused"
+_MARK = re.compile(rf"#.*\b{MAY_BE_UNUSED}\b")
+COMMAND_LINE = "--gin_param"
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where something stands: "gin/smoke.gin:12".
+
+    Attributes:
+        file: as it was named.
+        line: from 1 on.
+    """
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        if self.file == COMMAND_LINE:
+            return COMMAND_LINE
+        return f"{self.file}:{self.line}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """`@scope/name` or `@scope/name()`, not looked up."""
+
+    scope: str
+    name: str
+    is_made: bool
+    place: Place
+
+    def __str__(self) -> str:
+        return f"@{scoped(self.scope, self.name)}{'()' * self.is_made}"
+
+    __repr__ = __str__
+
+
+@dataclasses.dataclass(frozen=True)
+class Macro:
+    """`%name`, not looked up."""
+
+    name: str
+    place: Place
+
+    def __str__(self) -> str:
+        return f"%{self.name}"
+
+    __repr__ = __str__
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """`scope/name.parameter = value`; of a macro only a scoped name.
+
+    Attributes:
+        scope: "" for none.
+        name: of what is configured; "" for a macro, whose name is the scope.
+        parameter: "" for a macro.
+        value: with `Reference` and `Macro` in it.
+        place: of its first line.
+        may_be_unused: whether a comment says so.
+    """
+
+    scope: str
+    name: str
+    parameter: str
+    value: Any
+    place: Place
+    may_be_unused: bool = False
+
+    @property
+    def key(self) -> str:
+        """The left side, as it is written."""
+        if not self.name:
+            return self.scope
+        return f"{scoped(self.scope, self.name)}.{self.parameter}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Import:
+    """An `import` of a gin file."""
+
+    text: str
+    module: str
+    place: Place
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """`scope/name:` with bindings below; it may have none."""
+
+    name: str
+    place: Place
+
+
+@dataclasses.dataclass
+class Text:
+    """What one file says, or the command line, with what it includes.
+
+    Attributes:
+        name: as it was named.
+        statements: in their order; an include is a `Text` itself.
+        place: of the `include`, None for the first file.
+    """
+
+    name: str
+    statements: "list[Binding | Import | Block | Text]"
+    place: Place | None = None
+
+    def flat(self) -> "Iterator[Binding | Import | Block]":
+        """All statements, in the order in which gin takes them."""
+        for statement in self.statements:
+            if isinstance(statement, Text):
+                yield from statement.flat()
+            else:
+                yield statement
+
+    def bindings(self) -> Iterator[Binding]:
+        return (each for each in self.flat() if isinstance(each, Binding))
+
+    def texts(self) -> "Iterator[Text]":
+        """This one and all included ones."""
+        yield self
+        for statement in self.statements:
+            if isinstance(statement, Text):
+                yield from statement.texts()
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something that is wrong with what was written."""
+
+    place: Place
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.text}"
+
+
+def scoped(scope: str, name: str) -> str:
+    """`scope/name`, or the name alone where there is no scope."""
+    return f"{scope}/{name}" if scope else name
+
+
+def read(gin_file: str, bindings: Sequence[str]) -> tuple[Text, list[Problem]]:
+    """What a gin file and the bindings that override it say, and can't say.
+
+    Args:
+        gin_file: path, or the name of a shipped one.
+        bindings: gin lines.
+
+    Returns:
+        one text of two, the file and the command line; and what is no gin. Of
+        a file nothing is read beyond the first such place.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    find_gin_file(gin_file)
+    reader = _Reader()
+    file = reader.file(gin_file, None)
+    given = reader.text(COMMAND_LINE, "\n".join(bindings))
+    return Text("", [file, given]), reader.problems
+
+
+class _Reader:
+    """Files -> texts; keeps the problems."""
+
+    def __init__(self):
+        self.problems: list[Problem] = []
+        self._open: list[str] = []  # Files that are being read.
+
+    def file(self, name: str, place: Place | None) -> Text:
+        path = find_gin_file(name)
+        if path in self._open:
+            raise UserError(
+                f"{name!r} includes itself, by way of "
+                f"{' and '.join(self._open)}. Expected no circle of includes."
+            )
+        self._open.append(path)
+        with open_gin_file(path) as file:
+            written = file.read()
+        made = self.text(name, written, place)
+        self._open.pop()
+        return made
+
+    def text(self, name: str, written: str, place: Place | None = None) -> Text:
+        statements: list[Any] = []
+        lines = written.splitlines()
+        all_may = _may_all_be_unused(lines)
+        parser = None
+        try:
+            parser = _Parser(written, name)
+            while statement := parser.parse_statement():
+                here = Place(name, statement.location.line_num)
+                may_be = all_may or bool(_MARK.search(lines[here.line - 1]))
+                made = self._statement(statement, here, may_be)
+                if made is not None:
+                    statements.append(made)
+        except (SyntaxError, ValueError, tokenize.TokenError) as error:
+            self.problems.append(_syntax(error, parser, name, lines))
+        return Text(name, statements, place)
+
+    def _statement(self, found: Any, here: Place, may_be_unused: bool) -> Any:
+        if isinstance(found, config_parser.BindingStatement):
+            scope, name, parameter = found.scope, found.selector, found.arg_name
+            if not parameter:  # Of a macro.
+                scope, name = scoped(scope, name), ""
+            return Binding(
+                scope, name, parameter, found.value, here, may_be_unused
+            )
+        if isinstance(found, config_parser.BlockDeclaration):
+            return Block(found.selector, here)
+        if isinstance(found, config_parser.ImportStatement):
+            return Import(found.format(), found.module, here)
+        try:
+            return self.file(found.filename, here)
+        except UserError as error:
+            self.problems.append(Problem(here, error.message))
+            return None
+
+
+class _Parser(config_parser.ConfigParser):
+    """gin's parser, with references that are not looked up."""
+
+    def __init__(self, written: str, name: str):
+        self._name = name
+        self._line = 0
+        super().__init__(io.StringIO(written), self)
+
+    # gin asks these two of a delegate, which may not know of the parser.
+    def configurable_reference(self, name: str, evaluate: bool) -> Reference:
+        *scopes, bare = name.split("/")
+        return Reference("/".join(scopes), bare, evaluate, self._here())
+
+    def macro(self, name: str) -> Macro:
+        return Macro(name, self._here())
+
+    def _here(self) -> Place:
+        return Place(self._name, self._line)
+
+    def _maybe_parse_configurable_reference(self):
+        self._line = self._current_token.start[0]
+        return super()._maybe_parse_configurable_reference()
+
+    def _maybe_parse_macro(self):
+        self._line = self._current_token.start[0]
+        return super()._maybe_parse_macro()
+
+
+def _may_all_be_unused(lines: Sequence[str]) -> bool:
+    for line in lines:
+        if line.strip() and not line.lstrip().startswith("#"):
+            return False
+        if _MARK.search(line):
+            return True
+    return False
+
+
+def _syntax(
+    error: Exception, parser: _Parser | None, name: str, lines: Sequence[str]
+) -> Problem:
+    """What gin's parser, or Python's tokenizer below it, can't read."""
+    line = getattr(error, "lineno", None)
+    if line is None and len(error.args) > 1:
+        location = error.args[1]  # Of Python's tokenizer: (line, column).
+        line = location[0] if isinstance(location[0], int) else location[1]
+    if line is None:
+        line = parser.current_token.start[0] if parser else 1
+    line = min(max(line, 1), max(len(lines), 1))
+    why = " ".join(str(error.args[0] if error.args else error).split())
+    shown = lines[line - 1].strip() if lines else ""
+    return Problem(
+        Place(name, line),
+        f"{shown!r} can't be read: {why.rstrip('.')}. Expected a line as "
+        "name.parameter = value, include 'file.gin' or import module; texts "
+        "stand in quotes.",
+    )
+
+
+def imported(statement: Import) -> str | None:
+    """Imports what a gin file asks for; tells why it can't, or None."""
+    if statement.module.startswith("__gin__"):
+        return (
+            f"{statement.text!r} asks for names that nobody registered. "
+            "Expected imports of modules that register theirs "
+            "(@TASKS.register())."
+        )
+    try:
+        gin.parse_config(statement.text)
+    except UserError as error:
+        return error.message
+    except Exception as error:
+        why = " ".join(str(error).split()).partition(" In file ")[0]
+        return (
+            f"{statement.module!r} can't be imported: {type(error).__name__}: "
+            f"{why}"
+        )
+    return None

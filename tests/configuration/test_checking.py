@@ -1,0 +1,298 @@
+"""What is wrong with a gin file is told at once, before anything is built."""
+
+import random
+import re
+
+import pytest
+
+import framework
+from framework.configuration import Configuration, shipped_gin_files
+from framework.configuration.files import open_gin_file
+from framework.errors import UserError
+
+# What no shipped file has: scopes and macros, used as they should be.
+DRESSED = """
+include 'gin/smoke.gin'
+
+train.epochs = None
+train.phases = [@warm/Phase(), @tune/Phase()]
+warm/Phase.epochs = 1
+warm/Phase.freeze = 'all'
+tune/Phase.epochs = %longer
+tune/Phase.learning_rate = 0.001
+tune/classifier.augmentation = %augmentation
+longer = 2
+augmentation = [@keras.RandomRotation(), @mild/RandomErase()]
+keras.RandomRotation.factor = 0.1
+mild/RandomErase.probability = %share
+share = 0.2
+"""
+BINDING = re.compile(r"^(?:(?P<scope>\w+)/)?(?P<name>[\w.]+)\.(?P<p>\w+) = ")
+REFERENCE = re.compile(r"@(?:(?P<scope>\w+)/)?(?P<name>[\w.]+)")
+# What is known, and what no shipped file has a use for.
+UNUSED = (
+    "keras.SGD.momentum = 0.9",
+    "keras.RandomShear.x_factor = 0.2",
+    "one_cycle.peak = 0.01",
+    "MixUp.alpha = 0.4",
+    "nowhere/classifier.fuse = False",
+    "nowhere/softmax_head.dropout = 0.1",
+    "rate = 0.001",
+    "TestTimeAugmentation.shifts = 2",
+)
+
+
+def written() -> dict[str, str]:
+    texts = {}
+    for name in shipped_gin_files():
+        with open_gin_file(name) as file:
+            texts[name.removeprefix("gin/")] = file.read()
+    return {**texts, "dressed.gin": DRESSED}
+
+
+def typo(word: str, chance: random.Random) -> str:
+    """One slip of the finger."""
+    while True:
+        at = chance.randrange(len(word))
+        slip = chance.choice(("drop", "double", "swap", "other"))
+        made = {
+            "drop": word[:at] + word[at + 1 :],
+            "double": word[:at] + word[at] + word[at:],
+            "swap": word[:at] + word[at : at + 2][::-1] + word[at + 2 :],
+            "other": word[:at] + chance.choice("aeiourst") + word[at + 1 :],
+        }[slip]
+        if made != word and re.fullmatch(r"[A-Za-z_][\w]*", made):
+            return made
+
+
+def mistyped(found: re.Match, group: str, line: str, chance) -> tuple[str, str]:
+    """The line with a slip in one name, and that name as it was."""
+    name = found[group]
+    library, dot, bare = name.rpartition(".")
+    slip = f"{library}{dot}{typo(bare, chance)}"
+    return line[: found.start(group)] + slip + line[found.end(group) :], name
+
+
+def of_another_type(value: str) -> str | None:
+    if re.fullmatch(r"-?[\d.]+", value):
+        return f"'{value}'"
+    if value.startswith(("'", "@")):
+        return "True"
+    return None
+
+
+def mutations() -> list[tuple[str, str, int, str | None]]:
+    """(file, its text, the line to be named, the right name of a typo)."""
+    chance = random.Random(0)
+    made: dict[str, list] = {}
+    for file, text in written().items():
+        lines = text.split("\n")
+
+        def put(kind, number, line, right=None, file=file, lines=lines):
+            changed = "\n".join([*lines[:number], line, *lines[number + 1 :]])
+            made.setdefault(kind, []).append((file, changed, number + 1, right))
+
+        for number, line in enumerate(lines):
+            if line.startswith("#"):
+                continue
+            binding = BINDING.match(line)
+            if binding:
+                for kind, group in (("name", "name"), ("parameter", "p")):
+                    put(kind, number, *mistyped(binding, group, line, chance))
+                if binding["scope"]:
+                    put(
+                        "scope",
+                        number,
+                        *mistyped(binding, "scope", line, chance),
+                    )
+                value = line[binding.end() :]
+                if other := of_another_type(value):
+                    put("type", number, line[: binding.end()] + other)
+                if value[-1] not in "[({,":
+                    again = line[: binding.end()] + "None"
+                    put("twice", number, f"{line}\n{again}")
+                    made["twice"][-1] = (
+                        *made["twice"][-1][:2],
+                        number + 2,
+                        None,
+                    )
+            for found in REFERENCE.finditer(line):
+                put("reference", number, *mistyped(found, "name", line, chance))
+                if found["scope"]:
+                    put(
+                        "scope", number, *mistyped(found, "scope", line, chance)
+                    )
+            for found in re.finditer(r"%(?P<name>\w+)", line):
+                put("macro", number, *mistyped(found, "name", line, chance))
+        for line in UNUSED:
+            put("unused", len(lines) - 1, f"{line}\n")
+    for each in made.values():
+        chance.shuffle(each)
+    share = {"name": 40, "parameter": 40, "reference": 40, "type": 30}
+    share |= {"twice": 20, "unused": 20}
+    chosen = [m for kind in made for m in made[kind][: share.get(kind, 30)]]
+    assert all(len(made[kind]) >= least for kind, least in share.items())
+    return chosen
+
+
+def test_what_is_right_is_taken(in_tmp):
+    for file, text in written().items():
+        (in_tmp / file).write_text(text)
+        Configuration(file)
+
+
+def test_two_hundred_mistakes_are_told_with_their_line(in_tmp):
+    tried, well_told, badly = mutations(), 0, []
+    assert len(tried) >= 200
+    for file, text, line, right in tried:
+        (in_tmp / file).write_text(text)
+        message = told(file=file)
+        assert re.search(rf"{re.escape(file)}:{line}\b", message), (
+            text.split("\n")[line - 1],
+            message,
+        )
+        if right is not None:
+            suggestion = re.search(r"Did you mean '%?([^']+)'", message)
+            well = suggestion and suggestion[1] == right
+            well_told += bool(well)
+            badly += [] if well else [(text.split("\n")[line - 1], message)]
+        (in_tmp / file).unlink()
+    typos = sum(right is not None for *_, right in tried)
+    assert typos >= 100
+    assert well_told >= 0.9 * typos, badly
+
+
+def told(*bindings: str, file: str = "gin/smoke.gin") -> str:
+    with pytest.raises(UserError) as error:
+        Configuration(file, bindings)
+    return error.value.message
+
+
+def test_all_mistakes_are_told_at_once(in_tmp):
+    message = told("train.epochz = 3", "sigmoid_head.dropout = 2.0", "a = @b")
+    assert "has 3 mistakes" in message
+    assert "'epochs'" in message and "at least 0 and below 1" in message
+    assert "nothing is called 'b'" in message
+
+
+@pytest.mark.parametrize(
+    ("binding", "expected"),
+    [
+        ("keras.Adam.learning_rte = 0.1", "Did you mean 'learning_rate'?"),
+        ("keras.RandomFlip.sead = 1", "Did you mean 'seed'?"),
+        ("softmax_head.num_classes = 3", "what the framework gives to a head"),
+        ("train.optimizer = @keras.Adam()", "without parentheses"),
+        ("train.early_stopping = @EarlyStopping", "made with parentheses"),
+        ("classifier.head = @tiny_cnn", "makes a Backbone; expected a refer"),
+        ("classifier.head = @tiny_cnn", "Those are sigmoid_head, softmax_head"),
+        ("train.optimizer = @keras.RandomFlip", "what makes a Optimizer"),
+        ("train.phases = [@EarlyStopping()]", "a list of Phases"),
+        ("train.task = @Tfds()", "expected a Task"),
+        ("pipeline.resize = 'squish'", "Did you mean 'squash'?"),
+        ("train.seed = -1", "at least 0 and below 4.29497e+09"),
+        ("train.class_weights = {'circle': 'much'}", "expected a mapping"),
+        ("train.epochs = %many", "Expected a line many = value."),
+        ("classifier.augmentation = [@RandomHue()]", "is more than one"),
+        ("train.epochs", "can't be read"),
+        ("train.epochs = 'three", "can't be read"),
+        ("train.epochs = [3", "can't be read"),
+        ("include 'gin/bse.gin'", "Did you mean 'gin/base.gin'"),
+        ("include 'https://example.org/a.gin'", "import and run any code"),
+        ("import tasks.shape", "No module named 'tasks.shape'"),
+        ("from __gin__ import dynamic_registration", "nobody registered"),
+    ],
+)
+def test_what_is_told(in_tmp, binding, expected):
+    assert expected in told(binding)
+
+
+def test_a_gin_file_of_the_web_is_refused(in_tmp):
+    assert "run any code" in told(file="https://example.org/mine.gin")
+
+
+def test_a_binding_may_be_unused_if_it_says_so(in_tmp):
+    binding = "keras.SGD.momentum = 0.9"
+    assert "nothing uses keras.SGD" in told(binding)
+    Configuration("gin/smoke.gin", [f"{binding}  # may be unused, for later"])
+    (in_tmp / "file.gin").write_text(
+        f"# All of it may be unused.\n\ninclude 'gin/smoke.gin'\n{binding}\n"
+    )
+    Configuration("file.gin")
+
+
+def test_what_an_override_leaves_without_a_use_is_no_mistake(in_tmp):
+    Configuration("gin/smoke.gin", ["train.optimizer = @keras.SGD"])
+    (in_tmp / "mine.gin").write_text(
+        "include 'gin/smoke.gin'\nclassifier.augmentation = []\n"
+        "train.early_stopping = None\n"
+    )
+    Configuration("mine.gin")
+    (in_tmp / "mine.gin").write_text(
+        "include 'gin/smoke.gin'\nclassifier.augmentation = []\n"
+        "keras.RandomFlip.seed = 3\n"
+    )
+    assert told(file="mine.gin").startswith("mine.gin:3: keras.RandomFlip.seed")
+
+
+def test_twice_in_one_file_is_a_mistake_but_not_on_the_command_line(in_tmp):
+    Configuration("gin/smoke.gin", ["train.epochs = 2", "train.epochs = 3"])
+    (in_tmp / "mine.gin").write_text(
+        "include 'gin/smoke.gin'\ntrain.epochs = 2\ntrain.seed = 1\n"
+        "train:\n    epochs = 3\n"
+    )
+    message = told(file="mine.gin")
+    assert message.startswith("mine.gin:5: train.epochs is bound a second time")
+    assert "after line 2 (2, now 3)" in message
+
+
+def test_what_a_later_include_undoes(in_tmp):
+    (in_tmp / "mine.gin").write_text(
+        "train.epochs = 7\ntrain.seed = 0\ninclude 'gin/smoke.gin'\n"
+    )
+    message = told(file="mine.gin")
+    assert message.startswith("mine.gin:1: train.epochs = 7 is undone by")
+    assert "gin/smoke.gin:11" in message and "mistakes" not in message
+    # By way of two files that both include a third.
+    (in_tmp / "quick.gin").write_text(
+        "include 'gin/base.gin'\ntrain.batch_size = 8\n"
+    )
+    (in_tmp / "mine.gin").write_text(
+        "include 'quick.gin'\ninclude 'gin/smoke.gin'\n"
+    )
+    message = told(file="mine.gin")
+    assert message.startswith("quick.gin:2: train.batch_size = 8 is undone by")
+    assert "mine.gin:2" in message
+
+
+def test_a_circle_of_includes(in_tmp):
+    (in_tmp / "one.gin").write_text("include 'two.gin'\n")
+    (in_tmp / "two.gin").write_text("include 'one.gin'\n")
+    assert "includes itself" in told(file="one.gin")
+
+
+def test_what_is_found_later_is_told_with_its_place(in_tmp):
+    (in_tmp / "mine.gin").write_text(
+        "include 'gin/smoke.gin'\ntrain.accumulation = 5\n"
+    )
+    with pytest.raises(UserError, match=r"mine\.gin:2"):
+        framework.run("mine.gin", dry_run=True)
+
+
+def test_what_a_task_names_in_its_code_has_a_use(in_tmp):
+    Configuration("gin/folder.gin", ["ImageFolder.root = 'photos'"])
+    Configuration("gin/rps_rendered.gin", ["rendered_hands.data_dir = 'here'"])
+    assert "nothing uses ImageFolder" in told("ImageFolder.root = 'photos'")
+
+
+def test_phases_are_scopes(in_tmp):
+    phases = [
+        "train.epochs = None",
+        "train.phases = @fine_tune()",
+        "tune/keras.RandomFlip.seed = 3",
+        "head/keras.Adam.clipnorm = 1.0",
+    ]
+    Configuration("gin/smoke.gin", phases)
+    message = told(*phases, "tuned/keras.Adam.clipnorm = 1.0")
+    assert (
+        "Did you mean 'tune'?" in message and "Scopes: head, tune." in message
+    )
