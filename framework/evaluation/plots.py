@@ -275,7 +275,7 @@ def against(
     is_log: bool = False,
     options: Sequence[str] = (),
 ) -> Figure:
-    """A sweep's trials against one parameter.
+    """A sweep's trials against one parameter, the best one large.
 
     Args:
         parameter: what each trial has of it: numbers, or some of `options`.
@@ -297,7 +297,6 @@ def against(
                 "o",
                 color=SERIES[1],
                 markersize=8,
-                label="best",
             )
         if options:
             axes.set_xticks(
@@ -311,7 +310,6 @@ def against(
         elif is_log:
             axes.set_xscale("log")
         axes.set_ylabel(name, parse_math=False)
-        _legend(axes)
     return figure
 
 

@@ -16,6 +16,7 @@ import dataclasses
 import datetime
 import io
 import os
+import shlex
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -100,7 +101,7 @@ def write(asked: Asked, ledger: Ledger) -> tuple[Swept, list[str]]:
     )
     by_rank = sorted(rows, key=lambda row: _rank(row, search))
     values = trials[best.number].params if best else {}
-    command = asked.command(values) if best else None
+    command = asked.command(values) if best else []
     path = os.path.join(asked.directory, PAGE)
     _write(os.path.join(asked.directory, TABLE), _table(rows, search))
     if best:
@@ -145,14 +146,14 @@ def write(asked: Asked, ledger: Ledger) -> tuple[Swept, list[str]]:
             *lines,
             "The best trial once more, with its report:",
             f"    {_short(asked)}",
-            f"    {command}",
+            f"    {' '.join(command)}",
         ]
     return swept, lines
 
 
 def _short(asked: Asked) -> str:
     path = os.path.join(asked.directory, BEST)
-    return f"python -m framework.main --gin_file={path}"
+    return f"python -m framework.main --gin_file={shlex.quote(path)}"
 
 
 def best_of(rows: Sequence[Row], search: Search) -> Row | None:

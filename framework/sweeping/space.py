@@ -254,6 +254,13 @@ class Search:
             for name, what in self.space.items()
         ]
 
+    def brief(self, values: Mapping[str, Any]) -> str:
+        """The same on one line, with four digits of each number."""
+        return "; ".join(
+            f"{name} = {v:.4g}" if isinstance(v, float) else f"{name} = {v}"
+            for name, v in ((n, values[n]) for n in self.space)
+        )
+
     def facts(self) -> dict[str, str]:
         """What must not change while a sweep goes on, by name."""
         said = {

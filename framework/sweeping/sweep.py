@@ -42,6 +42,7 @@ _BEAT = 30.0
 _BETWEEN_PAGES = 15.0
 # What of a binding is the search's own, and not the experiment's.
 _OF_THE_SEARCH = r"\s*([\w.]+/)*(search|uniform|log_uniform|integer|choice)\."
+_TRIAL = ("-m", "framework.sweeping.trial")
 _PAGE_OFF = "train.report_page = False"
 
 
@@ -77,15 +78,18 @@ class Asked:
             self.gin_file, lines, self.imports, self.search.monitor, workdir
         )
 
-    def command(self, values: dict) -> str:
-        """What trains once more what a trial trained."""
+    def command(self, values: dict) -> list[str]:
+        """What trains once more what a trial trained, as a shell reads it.
+
+        The program first, then a text for each flag.
+        """
         flags = [f"--gin_file={self.gin_file}"]
         flags += [f"--import={module}" for module in self.imports]
         flags += [
             f"--gin_param={line}"
             for line in (*self.bindings, *self.search.bindings(values))
         ]
-        return shlex.join(["python", "-m", "framework.main", *flags])
+        return ["python -m framework.main", *map(shlex.quote, flags)]
 
     def place(self, number: int) -> str:
         """The run directory of a trial."""
@@ -362,8 +366,7 @@ class _Process:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-I", "-S", "-c", WRAPPER),
-                    *(str(os.getpid()), sys.executable, "-m"),
-                    "framework.sweeping.trial",
+                    *(str(os.getpid()), sys.executable, *_TRIAL),
                     *map(str, handed),
                 ],
                 env=environment,
@@ -565,8 +568,7 @@ class _Work:
         path = asked.place(trial.number)
         if not slot.deaths:
             again = "taken up again, " if trial.starts > 1 else ""
-            lines = "; ".join(asked.search.bindings(trial.values))
-            self._say(trial, f"{again}{lines}")
+            self._say(trial, f"{again}{asked.search.brief(trial.values)}")
         log = os.path.join(asked.directory, LOGS, f"{place(trial.number)}.log")
         slot.end = None
         slot.process = _Process(
