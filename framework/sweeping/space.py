@@ -159,9 +159,9 @@ class Search:
         sampler: what chooses the next trial's values: "tpe" (from what came
             of the trials before), "random", or "grid" (all combinations, one
             after another).
-        pruner: what gives up a trial by its first epochs: "median" (worse
-            than half of the trials were after as many), "hyperband" or
-            "none".
+        pruner: what gives up a trial by its first epochs: "median" (its best
+            epoch so far is worse than half of the trials were after as
+            many), "hyperband" or "none".
         startup_trials: trials that are complete before "median" gives any up.
         warmup_epochs: epochs that every trial is given.
         seed: of what is drawn.

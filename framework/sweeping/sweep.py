@@ -71,7 +71,7 @@ class Asked:
     def job(self, values: dict, workdir: str | None) -> Job:
         """What a trial's process is sent."""
         lines = [*self.bindings, *self.search.bindings(values)]
-        if "train.report_page" not in map(_parameter, lines):
+        if "train.report_page" not in (*self.facts, *self.search.space):
             # It takes some seconds; the best trial can be repeated with it.
             lines.append(_PAGE_OFF)
         return Job(
@@ -167,6 +167,8 @@ def sweep(
     """
     console = console or Console()
     try:
+        from optuna.exceptions import StorageInternalError
+
         from framework.sweeping.ledger import Ledger, first_values
     except ImportError as error:
         raise UserError(
@@ -203,7 +205,14 @@ def sweep(
             "already: it goes on with these.",
         )
     say(console, f"Sweep directory: {asked.directory}")
-    return _Work(asked, ledger, gpus, console).do()
+    try:
+        return _Work(asked, ledger, gpus, console).do()
+    except StorageInternalError as error:
+        raise UserError(
+            f"The sweep's storage {storage or ''} can't be used any more: "
+            f"{str(error).splitlines()[0]} Expected it to be there all the "
+            "time; the same command goes on with the sweep."
+        ) from error
 
 
 def place(number: int) -> str:
