@@ -12,7 +12,7 @@ TF220  := .venv-tf220
 INSTALLED := $(VENV)/.installed
 
 SOURCES := $(shell find framework tasks -name '*.py' -o -name '*.j2')
-CONFIGS := $(wildcard gin/*.gin)
+CONFIGS := $(wildcard gin/*.gin gin/*/*.gin)
 TESTS   := $(shell find tests -name '*.py')
 
 .DEFAULT_GOAL := help

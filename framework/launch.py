@@ -32,7 +32,7 @@ _EXAMPLE = "python -m framework.launch --workers=2 -- --gin_file=gin/smoke.gin"
 # Has Linux kill the worker as soon as the launcher is gone, even by SIGKILL;
 # then becomes the worker. A program of its own and not a preexec_fn: what runs
 # between fork and exec of a process with threads may hang.
-_WRAPPER = """
+WRAPPER = """
 import ctypes, os, signal, sys
 try:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -213,7 +213,7 @@ class Launcher:
 
     def _start(self, command: list[str], workers: list[_Worker]) -> None:
         addresses = [f"127.0.0.1:{port}" for port in free_ports(self._workers)]
-        wrapper = [sys.executable, "-I", "-S", "-c", _WRAPPER, str(os.getpid())]
+        wrapper = [sys.executable, "-I", "-S", "-c", WRAPPER, str(os.getpid())]
         for index, gpus in enumerate(self._shares):
             environment = {
                 **os.environ,
@@ -309,7 +309,7 @@ class Launcher:
             reader.start()
         worker.process.wait()
         worker.ended = time.monotonic()
-        _kill_group(worker.process.pid)
+        kill_group(worker.process.pid)
         for reader in readers:
             # What a worker started and moved to another process group may
             # hold its output open for ever.
@@ -379,10 +379,10 @@ def _kill(workers: Iterable[_Worker]) -> None:
     """Ends those that still run. (The others' numbers may be taken again.)"""
     for worker in workers:
         if worker.process.poll() is None:
-            _kill_group(worker.process.pid)
+            kill_group(worker.process.pid)
 
 
-def _kill_group(number: int) -> None:
+def kill_group(number: int) -> None:
     """Ends a worker and what it has started."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(number, signal.SIGKILL)

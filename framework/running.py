@@ -11,6 +11,7 @@ from framework.data.doctor.diagnosis import Diagnosis
 from framework.errors import UserError
 from framework.run_directory import RunDirectory, fingerprint, numbered
 from framework.training.distribution import cluster_resolver
+from framework.training.trainer import Observer
 
 
 def run(
@@ -25,6 +26,7 @@ def run(
     dry_run: bool = False,
     started: float | None = None,
     console: Console | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Any:
     """Does what `python -m framework.main` does, and returns the result.
 
@@ -43,6 +45,8 @@ def run(
         started: when the command was given, in seconds since 1970; now by
             default.
         console: where to write; standard output by default.
+        observers: of "train": told of every step and epoch. What one raises
+            ends the run, which stays unfinished.
 
     Returns:
         what the mode does; of "train" a `framework.Result`, of a dry run None.
@@ -87,4 +91,5 @@ def run(
         dry_run=dry_run,
         started=started,
         console=console,
+        observers=observers,
     )

@@ -14,6 +14,10 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 import framework
+from framework.sweeping import results, space
+from framework.sweeping.ledger import Ledger
+from framework.sweeping.space import Search
+from framework.sweeping.sweep import Asked
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -63,6 +67,34 @@ def folder(place, names, each, size=(60, 30)):
     return place
 
 
+def swept(place):
+    """The page of a sweep whose trials are told, and not trained."""
+    (place / "locks").mkdir(parents=True)
+    search = Search(
+        {
+            "keras.Adam.learning_rate": space.log_uniform(1e-4, 1e-2),
+            "softmax_head.hidden": space.choice([[], [64], ["$x$<b>"]]),
+        },
+        warmup_epochs=2,
+    )
+    ledger = Ledger(str(place), search, {})
+    ledger.provide(12)
+    for number in range(11):
+        trial = ledger.take()
+        figures = [0.5 + epoch * (number % 5) / 40 for epoch in range(4)]
+        if number == 1:
+            trial.fail(SCRIPT)
+        elif all(trial.report(e, f) for e, f in enumerate(figures, 1)):
+            trial.complete(figures[-1], 4, figures)
+        else:
+            trial.prune()
+        trial.let_go()
+    trial = ledger.take()
+    trial.let_go()
+    asked = Asked("gin/smoke.gin", (), (), str(place), search, {}, "")
+    return results.write(asked, ledger)[0].page
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """Of each kind a page, by name."""
@@ -94,12 +126,14 @@ def pages(tmp_path_factory):
             [*QUICK, root(str(two)), "train.mixing = [@MixUp()]"],
             mode="show_batch",
         )
+        sweep = swept(base / "sweep")
     return {
         "thirty": base / thirty.directory / "report.html",
         "two": base / directories[0] / "report.html",
         "compare": base / compared.page,
         "explain": base / explained.page,
         "show_batch": base / shown.page,
+        "sweep": base / sweep,
     }
 
 
@@ -121,7 +155,7 @@ def opened(browser, page, width=1280):
 
 
 @pytest.mark.parametrize(
-    "name", ["thirty", "two", "compare", "explain", "show_batch"]
+    "name", ["thirty", "two", "compare", "explain", "show_batch", "sweep"]
 )
 def test_a_page_is_sound(browser, pages, name):
     for width in (1280, 390):

@@ -36,6 +36,7 @@ _OWN_MODULES = (
     "framework.modes.prepare",
     "framework.modes.show_batch",
     "framework.modes.train",
+    "framework.sweeping.space",
 )
 
 
@@ -154,6 +155,32 @@ class Configuration:
             )
         return made
 
+    def make(self, name: str):
+        """Makes the registered thing of that name from what is bound of it.
+
+        Raises:
+            UserError: nothing is called so, a required parameter is not
+                bound, or a value doesn't fit.
+        """
+        try:
+            return _registered(name)()
+        except UserError as error:
+            raise UserError(error.message) from error
+        except (TypeError, ValueError) as error:
+            mistake = _mistake(str(error))
+            if mistake is None:
+                raise
+            raise UserError(mistake) from error
+
+    def whole(self) -> str:
+        """All that is bound, used or not, and what was imported."""
+        lines = [f"import {m}" for m in dict.fromkeys(self._imports)]
+        return "\n".join([*lines, gin.config_str()])
+
+    def binds(self, parameter: str) -> bool:
+        """Whether a parameter is bound, be it to None."""
+        return _is_bound(parameter)
+
     def operative(self) -> str:
         """The configuration as used, with the imports it needs to replay."""
         text = gin.operative_config_str()
@@ -167,6 +194,11 @@ class Configuration:
         # It was used, be it by code that names things itself.
         mark = f"# What is bound here {reading.MAY_BE_UNUSED}."
         return "\n".join([mark, *lines, text])
+
+
+def operative_now() -> str:
+    """What the calls since the last `Configuration` have used of it."""
+    return gin.operative_config_str()
 
 
 def bindings(text: str) -> dict[str, str]:
@@ -220,6 +252,15 @@ def _import(module: str, whence: str) -> None:
             f"{error}. Expected a module in the working directory "
             f"({os.getcwd()}) or in an installed package."
         ) from error
+
+
+def _registered(name: str):
+    registry = find(name)
+    if registry is None:
+        raise UserError(
+            f"Nothing is called {name!r}. {nearest(name, all_names())}"
+        )
+    return registry[name]
 
 
 def _bound(parameter: str):

@@ -226,6 +226,187 @@ def thresholds(
     return figure, best
 
 
+def trials(
+    numbers: Sequence[int],
+    values: Sequence[float],
+    complete: Sequence[bool],
+    is_lower_better: bool,
+    name: str,
+) -> Figure:
+    """A sweep's trials by number, and the best so far of those complete.
+
+    Args:
+        numbers: of each trial, ascending.
+        values: of each trial.
+        complete: whether it was trained to its end.
+        is_lower_better: of the values.
+        name: of the values.
+    """
+    best = np.minimum if is_lower_better else np.maximum
+    ended = [
+        (n, v) for n, v, c in zip(numbers, values, complete, strict=True) if c
+    ]
+    with matplotlib.rc_context(_LOOK):
+        figure, axes = _figure()
+        _points(axes, numbers, values, complete)
+        if ended:
+            at, found = zip(*ended, strict=True)
+            axes.step(
+                [*at, max(numbers)],
+                [*best.accumulate(found), best.reduce(found)],
+                where="post",
+                color=SERIES[1],
+                label="best so far",
+            )
+        axes.set_xlabel("trial")
+        axes.set_ylabel(name, parse_math=False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        _legend(axes)
+    return figure
+
+
+def against(
+    parameter: Sequence[float] | Sequence[str],
+    values: Sequence[float],
+    complete: Sequence[bool],
+    best: int | None,
+    name: str,
+    *,
+    is_log: bool = False,
+    options: Sequence[str] = (),
+) -> Figure:
+    """A sweep's trials against one parameter, the best one large.
+
+    Args:
+        parameter: what each trial has of it: numbers, or some of `options`.
+        values: of each trial.
+        complete: whether it was trained to its end.
+        best: index of the best one.
+        name: of the values.
+        is_log: whether the parameter's axis is logarithmic.
+        options: all that there are, where the parameter is no number.
+    """
+    with matplotlib.rc_context(_LOOK):
+        figure, axes = _figure()
+        places = [options.index(p) if options else p for p in parameter]
+        _points(axes, places, values, complete)
+        if best is not None:
+            axes.plot(
+                [places[best]],
+                [values[best]],
+                "o",
+                color=SERIES[1],
+                markersize=8,
+            )
+        if options:
+            axes.set_xticks(
+                range(len(options)),
+                [_clipped(option) for option in options],
+                parse_math=False,
+            )
+            axes.set_xlim(-0.5, len(options) - 0.5)
+            if len(options) > 4:
+                axes.tick_params(axis="x", labelrotation=30)
+        elif is_log:
+            axes.set_xscale("log")
+        axes.set_ylabel(name, parse_math=False)
+    return figure
+
+
+def curves(
+    histories: Sequence[Mapping[int, float]],
+    complete: Sequence[bool],
+    best: int | None,
+    name: str,
+) -> Figure:
+    """A sweep's trials by epoch, the best one in front.
+
+    Args:
+        histories: of each trial a figure by epoch, from 1.
+        complete: whether it was trained to its end.
+        best: index of the best one.
+        name: of the figure.
+    """
+    with matplotlib.rc_context(_LOOK):
+        figure, axes = _figure()
+        kinds = {
+            "complete": dict(color=SERIES[0], alpha=0.55, linewidth=1.1),
+            "not complete": dict(color=SOFT, linestyle="--", linewidth=1.1),
+            "best": dict(color=SERIES[1], linewidth=2.6, zorder=3),
+        }
+        seen = set()
+        for place, (history, ended) in enumerate(
+            zip(histories, complete, strict=True)
+        ):
+            kind = "complete" if ended else "not complete"
+            kind = "best" if place == best else kind
+            axes.plot(
+                list(history),
+                list(history.values()),
+                marker="o" if len(history) == 1 else None,
+                label=None if kind in seen else kind,
+                **kinds[kind],
+            )
+            seen.add(kind)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(name, parse_math=False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        _legend(axes)
+    return figure
+
+
+def bars(shares: Mapping[str, float], name: str) -> Figure:
+    """Shares as bars, the largest on top.
+
+    Args:
+        shares: by name.
+        name: of what they are shares of.
+    """
+    names = sorted(shares, key=shares.__getitem__)
+    with matplotlib.rc_context(_LOOK):
+        figure, axes = _figure()
+        axes.barh(
+            range(len(names)), [shares[n] for n in names], color=SERIES[0]
+        )
+        axes.set_yticks(
+            range(len(names)), [_clipped(n) for n in names], parse_math=False
+        )
+        axes.set_xlabel(name)
+        axes.set_xlim(0, 1)
+        axes.grid(False, axis="y")
+    return figure
+
+
+def _points(
+    axes: Axes,
+    places: Sequence[float],
+    values: Sequence[float],
+    complete: Sequence[bool],
+) -> None:
+    """Full points of what is complete, hollow ones of what is not."""
+    for wanted, fill, label in (
+        (True, SERIES[0], "complete"),
+        (False, "none", "given up"),
+    ):
+        chosen = [i for i, c in enumerate(complete) if c == wanted]
+        if chosen:
+            axes.plot(
+                [places[i] for i in chosen],
+                [values[i] for i in chosen],
+                "o",
+                color=SERIES[0],
+                markerfacecolor=fill,
+                markersize=5,
+                label=label,
+            )
+
+
+def _clipped(text: str, most: int = 24) -> str:
+    """A name for an axis: its end says more than its beginning."""
+    text = visible(text)
+    return text if len(text) <= most else f"…{text[1 - most :]}"
+
+
 def svg(figure: Figure, description: str, prefix: str) -> Markup:
     """A figure as SVG to stand in a page.
 

@@ -42,7 +42,7 @@ from framework.training.profiling import Profiler
 from framework.training.progress import ProgressObserver
 from framework.training.state import TrainState
 from framework.training.throughput import verdict
-from framework.training.trainer import History, validation
+from framework.training.trainer import History, Observer, validation
 
 _ALL_DEVICES = Distribution()
 _NOW_AND_THEN = Checkpoints()
@@ -84,6 +84,7 @@ class _Training:
     export: Export | None
     started: float | None
     fingerprint: Callable[[], str]
+    observers: Sequence[Observer]
 
     def rehearse(self, data: Data) -> None:
         """Builds each phase for `data` and says what it would train."""
@@ -251,7 +252,8 @@ class _Run:
             validate if "validation" in data.splits else None,
             self._early_stopping,
             training.callbacks,
-            [progress, *observers],
+            # Others last: what is told them is written down by then.
+            [progress, *observers, *training.observers],
             max_unreadable=pipeline.max_unreadable,
             names=lambda positions: example_ids(
                 data.splits["train"],
@@ -420,6 +422,7 @@ class _Run:
         "profile",
         "dry_run",
         "started",
+        "observers",
     ]
 )
 @with_recipe
@@ -441,6 +444,7 @@ def train(
     dry_run: bool = False,
     started: float | None = None,
     console: Console | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Result | None:
     """Trains, evaluates, reports, exports.
 
@@ -471,6 +475,7 @@ def train(
             train nothing. Returns None.
         started: when the command was given, in seconds since 1970.
         console: where to write.
+        observers: told of every step and epoch, in all folds.
 
     Raises:
         UserError: the data can't be had, the parts don't fit together, or
@@ -500,6 +505,7 @@ def train(
         export=export,
         started=started,
         fingerprint=fingerprint,
+        observers=observers,
     )
     with world.together():
         # Task -> source -> splits.

@@ -780,7 +780,11 @@ class Trainer:
 
 
 class Observer:
-    """Is told what happens; changes nothing."""
+    """Is told what happens; changes nothing.
+
+    What it raises ends training: nothing more is saved, and a checkpoint from
+    before stays. With several workers all must raise alike.
+    """
 
     def on_step(
         self, epoch: int, step: int, figures: Callable[[], dict[str, float]]
