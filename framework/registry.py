@@ -58,12 +58,14 @@ class Registry:
         self._things: dict[str, Callable[..., Any]] = {}
         self._given: dict[str, tuple[str, ...]] = {}
         self._scopes: dict[str, tuple[str, ...]] = {}
+        self.roots: set[str] = set()
 
     def register(
         self,
         name: str | None = None,
         given: Sequence[str] = (),
         scopes: Sequence[str] = (),
+        is_root: bool = False,
     ) -> Callable[[Thing], Thing]:
         """Records the decorated builder under `name`, its own by default.
 
@@ -75,6 +77,8 @@ class Registry:
             given: parameters that the framework fills in, and no gin file may.
             scopes: gin scopes in which it has other things built, beside the
                 one it is made in; `OWN_SCOPE` is that one.
+            is_root: whether the framework asks for it by name, so that no gin
+                file need refer to it, as for modes.
 
         Raises:
             UserError: the name is taken. The same thing defined again, as in
@@ -86,6 +90,8 @@ class Registry:
                 name or thing.__name__, thing, _OWN_LIBRARY, list(given)
             )
             self._scopes[name or thing.__name__] = tuple(scopes)
+            if is_root or self.kind == "mode":
+                self.roots.add(name or thing.__name__)
             return thing
 
         return decorator

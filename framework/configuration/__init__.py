@@ -5,6 +5,8 @@ from framework.configuration.configuration import (
     bindings,
     import_named,
     import_registered,
+    operative_now,
+    overriding,
 )
 from framework.configuration.files import find_gin_file, shipped_gin_files
 
@@ -14,5 +16,7 @@ __all__ = [
     "find_gin_file",
     "import_named",
     "import_registered",
+    "operative_now",
+    "overriding",
     "shipped_gin_files",
 ]

@@ -37,7 +37,7 @@ from framework.configuration.reading import (
     Text,
     imported,
 )
-from framework.registry import MODES, Registry
+from framework.registry import Registry
 
 Scope = tuple[str, ...]
 # (scope, selector, parameter) of a binding; of a macro (scope, "", "").
@@ -168,7 +168,9 @@ class Uses:
         for key in self.final:
             self._by_selector.setdefault(key[1], []).append(key)
         self._building: set[Scope] = set()  # Where modes have parts built.
-        roots = [thing for name in MODES if (thing := _found(name))]
+        roots = [
+            _found(name) for each in Registry.instances for name in each.roots
+        ]
         before = None
         while before != (before := (len(self.reached), len(self._building))):
             for root in roots:
@@ -397,11 +399,11 @@ class _Check:
         return value
 
     def _twice(self, part: Text) -> None:
-        first: dict[Key, Binding] = {}
+        first: dict[Any, Binding] = {}
         for binding in part.statements:
             if not isinstance(binding, Binding):
                 continue
-            key = key_of(binding)
+            key = (key_of(binding), binding.section)
             if key in first:
                 self._say(
                     binding.place,
@@ -409,7 +411,7 @@ class _Check:
                     f"{first[key].place.line} ({_short(first[key].value)}, now "
                     f"{_short(binding.value)}). Remove one of them.",
                 )
-            elif key:
+            elif key[0]:
                 first[key] = binding
 
     def _undone(self, part: Text) -> None:

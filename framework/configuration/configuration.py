@@ -5,7 +5,8 @@ import importlib
 import importlib.metadata
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gin
 
@@ -71,10 +72,9 @@ class Configuration:
         import_named(imports)
         with open_gin_file(path) as file:
             text = file.read()
-        self.asked = "\n".join(
-            [text.rstrip("\n"), *(f"import {m}" for m in imports), *bindings]
-        )
-        self.asked += "\n"
+        self.asked = text.rstrip("\n") + "\n"
+        self.asked += "".join(f"import {module}\n" for module in imports)
+        self.asked += overriding(bindings)
         gin.clear_config()
         self._text, problems = reading.read(gin_file, bindings)
         # What can't be read may be what the rest lacks.
@@ -98,16 +98,7 @@ class Configuration:
         self._share_with(mode)
         given = MODES.given(mode)
         arguments = {k: v for k, v in arguments.items() if k in given}
-        try:
-            return MODES[mode](**arguments)
-        except UserError as error:
-            # Without gin's account of the functions it came through.
-            raise UserError(self._placed(error.message)) from error
-        except (TypeError, ValueError) as error:
-            mistake = _mistake(str(error))
-            if mistake is None:
-                raise
-            raise UserError(self._placed(mistake)) from error
+        return self._told(MODES[mode], **arguments)
 
     def _placed(self, message: str) -> str:
         """A message, and where that is bound which it speaks of."""
@@ -159,18 +150,23 @@ class Configuration:
         """Makes the registered thing of that name from what is bound of it.
 
         Raises:
-            UserError: nothing is called so, a required parameter is not
-                bound, or a value doesn't fit.
+            UserError: a required parameter is not bound, or a value doesn't
+                fit.
         """
+        return self._told(find(name)[name])
+
+    def _told(self, call: Callable[..., Any], **arguments):
+        """Calls; a user's mistake is told with where it is, without gin's."""
         try:
-            return _registered(name)()
+            return call(**arguments)
         except UserError as error:
-            raise UserError(error.message) from error
+            # Without gin's account of the functions it came through.
+            raise UserError(self._placed(error.message)) from error
         except (TypeError, ValueError) as error:
             mistake = _mistake(str(error))
             if mistake is None:
                 raise
-            raise UserError(mistake) from error
+            raise UserError(self._placed(mistake)) from error
 
     def whole(self) -> str:
         """All that is bound, used or not, and what was imported."""
@@ -194,6 +190,13 @@ class Configuration:
         # It was used, be it by code that names things itself.
         mark = f"# What is bound here {reading.MAY_BE_UNUSED}."
         return "\n".join([mark, *lines, text])
+
+
+def overriding(bindings: Sequence[str]) -> str:
+    """Lines to end a gin file with that may bind anew what it binds."""
+    if not bindings:
+        return ""
+    return "\n".join([reading.OVERRIDES, *bindings, ""])
 
 
 def operative_now() -> str:
@@ -252,15 +255,6 @@ def _import(module: str, whence: str) -> None:
             f"{error}. Expected a module in the working directory "
             f"({os.getcwd()}) or in an installed package."
         ) from error
-
-
-def _registered(name: str):
-    registry = find(name)
-    if registry is None:
-        raise UserError(
-            f"Nothing is called {name!r}. {nearest(name, all_names())}"
-        )
-    return registry[name]
 
 
 def _bound(parameter: str):

@@ -21,6 +21,8 @@ from framework.errors import UserError
 # any of the file may be.
 MAY_BE_UNUSED = "may be unused"
 _MARK = re.compile(rf"#.*\b{MAY_BE_UNUSED}\b")
+# A line of its own: what is below may bind once more what is above.
+OVERRIDES = "# Given besides, in place of what is above:"
 COMMAND_LINE = "--gin_param"
 
 
@@ -81,6 +83,7 @@ class Binding:
         value: with `Reference` and `Macro` in it.
         place: of its first line.
         may_be_unused: whether a comment says so.
+        section: how many `OVERRIDES` are above it in its file.
     """
 
     scope: str
@@ -89,6 +92,7 @@ class Binding:
     value: Any
     place: Place
     may_be_unused: bool = False
+    section: int = 0
 
     @property
     def key(self) -> str:
@@ -216,20 +220,29 @@ class _Reader:
             while statement := parser.parse_statement():
                 here = Place(name, statement.location.line_num)
                 may_be = all_may or bool(_MARK.search(lines[here.line - 1]))
-                made = self._statement(statement, here, may_be)
+                section = lines[: here.line].count(OVERRIDES)
+                made = self._statement(statement, here, may_be, section)
                 if made is not None:
                     statements.append(made)
         except (SyntaxError, ValueError, tokenize.TokenError) as error:
             self.problems.append(_syntax(error, parser, name, lines))
         return Text(name, statements, place)
 
-    def _statement(self, found: Any, here: Place, may_be_unused: bool) -> Any:
+    def _statement(
+        self, found: Any, here: Place, may_be_unused: bool, section: int
+    ) -> Any:
         if isinstance(found, config_parser.BindingStatement):
             scope, name, parameter = found.scope, found.selector, found.arg_name
             if not parameter:  # Of a macro.
                 scope, name = scoped(scope, name), ""
             return Binding(
-                scope, name, parameter, found.value, here, may_be_unused
+                scope,
+                name,
+                parameter,
+                found.value,
+                here,
+                may_be_unused,
+                section,
             )
         if isinstance(found, config_parser.BlockDeclaration):
             return Block(found.selector, here)

@@ -26,6 +26,7 @@ import optuna
 from markupsafe import Markup
 from optuna.trial import FrozenTrial, TrialState
 
+from framework.configuration import overriding
 from framework.errors import UserError
 from framework.evaluation import plots
 from framework.pages import template
@@ -238,7 +239,7 @@ def _best_gin(asked: Asked, best: Row, values: Mapping[str, Any]) -> str:
         f"# Trial {best.number} of the sweep around {asked.gin_file}, "
         f"{asked.search.monitor} {best.value:.4f}.\n"
         "# Below is that file as it was, and at the end what the trial binds.\n"
-        f"\n{asked.text}\n# Of the trial.\n" + "\n".join(lines) + "\n"
+        f"\n{asked.text}\n" + overriding(lines)
     )
 
 

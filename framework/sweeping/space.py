@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from framework.configuration.reading import MAY_BE_UNUSED
 from framework.errors import UserError
 from framework.registry import PARTS, bound, current_scope, nearest
 
@@ -142,7 +143,7 @@ def _named(kind: str) -> str:
     return f"{scope}/{kind}" if scope else kind
 
 
-@PARTS.register("search")
+@PARTS.register("search", is_root=True)
 @dataclasses.dataclass(frozen=True)
 class Search:
     """What `python -m framework.sweep` tries around a gin file.
@@ -167,7 +168,7 @@ class Search:
         seed: of what is drawn.
     """
 
-    space: Mapping[str, Distribution]
+    space: Mapping[str, Any]
     trials: int = 20
     monitor: str = "validation.accuracy"
     sampler: str = "tpe"
@@ -250,9 +251,19 @@ class Search:
             values: by parameter, a number or an option's text.
         """
         return [
-            f"{name} = {what.written(values[name])}"
+            f"{name} = {what.written(values[name])}{self._mark(name)}"
             for name, what in self.space.items()
         ]
+
+    def _mark(self, name: str) -> str:
+        """What only some option of another parameter reads may be unused."""
+        chosen = any(
+            "@" in text
+            for other, what in self.space.items()
+            for text in what.options
+            if other != name
+        )
+        return f"  # {MAY_BE_UNUSED}" if chosen else ""
 
     def brief(self, values: Mapping[str, Any]) -> str:
         """The same on one line, with four digits of each number."""
