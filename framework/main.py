@@ -122,6 +122,12 @@ _DRY_RUN = flags.DEFINE_bool(
     "With --mode=train: build everything, say what would be trained and at "
     "which learning rates, and end there. Nothing is written.",
 )
+_PRINT_CONFIG = flags.DEFINE_bool(
+    "print_config",
+    False,
+    "Print all values that the gin file and --gin_param lead to, each with "
+    "where it comes from, and end there.",
+)
 _PROFILE = flags.DEFINE_bool(
     "profile",
     False,
@@ -176,6 +182,14 @@ def main(argv: list[str]) -> None:
                 "Nothing to run. Expected --gin_file=gin/rps_softmax.gin or "
                 "another gin file; --help lists the flags."
             )
+        if _PRINT_CONFIG.value:
+            with standard_error_without(_NOISE):
+                from framework.configuration import Configuration
+            asked = Configuration(
+                _GIN_FILE.value, _GIN_PARAM.value, _IMPORT.value
+            )
+            print(asked.printed(_MODE.value))
+            return
         with standard_error_without(_NOISE):
             import psutil
 
@@ -339,7 +353,7 @@ _USES = {
     "port": (("serve",), "which listens there"),
     "batch_size": (("predict",), "which takes so many pictures at a time"),
 }
-_OF_A_GIN_FILE = ("gin_file", "gin_param")
+_OF_A_GIN_FILE = ("gin_file", "gin_param", "print_config")
 _NO_WORKDIR = ("export", "predict", "serve")
 
 

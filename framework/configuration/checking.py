@@ -259,6 +259,8 @@ class _Check:
     def __init__(self, text: Text):
         self._text = text
         self.problems: list[Problem] = []
+        # A name that is unknown leaves without a use what it was to be.
+        self._has_unknown = False
         self._uses = Uses(text)
         self._likely = {
             thing.name
@@ -277,8 +279,7 @@ class _Check:
             if part.name and part.name != COMMAND_LINE:
                 self._twice(part)
             self._undone(part)
-        # A name that is unknown leaves what it means without a use.
-        if not self.problems:
+        if not self._has_unknown:
             self._unused()
 
     def _say(self, place: Place, *sentences: str) -> None:
@@ -331,6 +332,7 @@ class _Check:
         found = find(name)
         if isinstance(found, Thing):
             return found
+        self._has_unknown = True
         written = f"{written!r}: " if written else ""
         if found:
             names = " or ".join(
@@ -378,6 +380,7 @@ class _Check:
         constants = gin.config._CONSTANTS.matching_selectors(macro.name)
         if macro.name in self._macros or constants:
             return
+        self._has_unknown = True
         known = [*self._macros, *(name for name, _ in _constants())]
         self._say(
             macro.place,

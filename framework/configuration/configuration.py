@@ -12,6 +12,7 @@ import gin
 
 from framework.configuration import checking, reading
 from framework.configuration.files import find_gin_file, open_gin_file
+from framework.configuration.provenance import provenance
 from framework.errors import UserError
 from framework.registry import BACKBONES, MODES, all_names, find
 from framework.task import Task
@@ -172,6 +173,10 @@ class Configuration:
         """All that is bound, used or not, and what was imported."""
         lines = [f"import {m}" for m in dict.fromkeys(self._imports)]
         return "\n".join([*lines, gin.config_str()])
+
+    def printed(self, mode: str = "train") -> str:
+        """All that a mode would take, and where each value comes from."""
+        return provenance(self._text, mode)
 
     def binds(self, parameter: str) -> bool:
         """Whether a parameter is bound, be it to None."""

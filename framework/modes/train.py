@@ -25,6 +25,7 @@ from framework.evaluation.predictions import Predictions
 from framework.modes import export as exporting
 from framework.modes.export import Export
 from framework.modes.recipe import Recipe, Setup, with_recipe
+from framework.modes.rehearsal import rehearse
 from framework.registry import MODES
 from framework.run_directory import (
     SUMMARY,
@@ -87,7 +88,7 @@ class _Training:
     observers: Sequence[Observer]
 
     def rehearse(self, data: Data) -> None:
-        """Builds each phase for `data` and says what it would train."""
+        """Builds each phase for `data`; says what it would train, and take."""
         state = None
         for _ in range(self.recipe.last_phase + 1):
             with self.recipe.on(data, self.world, state) as setup:
@@ -98,6 +99,8 @@ class _Training:
                 for line in setup.opening:
                     say(self.console, line)
                 say(self.console, setup.learning_rates())
+                for line in rehearse(setup, data).description:
+                    say(self.console, line)
                 state.step = setup.plan.total_steps
                 state.epochs += [{}] * setup.plan.epochs
             state.begin_phase()

@@ -173,6 +173,8 @@ def test_all_mistakes_are_told_at_once(in_tmp):
     assert "has 3 mistakes" in message
     assert "'epochs'" in message and "at least 0 and below 1" in message
     assert "nothing is called 'b'" in message
+    message = told("train.epochz = 3", "a/softmax_head.dropout = 2.0", "b = 1")
+    assert "has 4 mistakes" in message and "the scope 'a'" in message
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Training in phases: what each trains, what passes on, how it goes on."""
 
 import json
+import re
 import signal
 
 import keras
@@ -211,6 +212,10 @@ def test_a_dry_run_shows_every_phase_and_writes_nothing(in_tmp, capsys):
     assert "Learning rate over 15 updates: ▁" in text
     assert "0.0005 at most" in text
     assert "the lowest layer at 0.1 of the rate" in text
+    # Both phases, by some updates of each.
+    assert len(re.findall(r"image uint8 \[\d+, 32, 32, 3\], label", text)) == 2
+    assert re.search(r"2 of 6 layers .* trained\. 1\.1 M floating", text), text
+    assert text.count("Memory: weights 0.5 MB, optimizer") == 2
     assert "nothing was trained, nothing written" in text
     assert not list(in_tmp.iterdir())
 
