@@ -114,6 +114,17 @@ def test_only_those_that_drew_it_change(pale):
     np.testing.assert_allclose(shares, 1 / 3, atol=0.08)
 
 
+def test_uncompiled_as_on_a_gpu_it_does_the_same(pale):
+    layer = RandomPolicy(5.0, 2, OPERATIONS[-3:])
+    drawn = tf.random.stateless_uniform((len(pale), 2, 2), (1, 2))
+    pictures = tf.constant(pale)
+    plain = layer._operate(pictures, drawn).numpy()
+    assert (plain != pale).any(axis=(1, 2, 3)).sum() > 6
+    np.testing.assert_allclose(
+        plain, layer._augment(pictures, drawn), atol=1e-2
+    )
+
+
 def test_nothing_is_compiled_anew_for_other_draws(images):
     """XLA takes where a slice begins for a constant."""
     layer = RandomPolicy(5.0, 2, OPERATIONS[-3:])
