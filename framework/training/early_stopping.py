@@ -31,7 +31,8 @@ class EarlyStopping:
             `metrics.measure`: "validation.accuracy", "validation.macro_f1",
             "validation.auc", "validation.log_loss" ... Which way is better
             follows from the name. Beside loss and accuracy the one that is
-            named is computed after each epoch, of the same predictions.
+            named is computed after each epoch, of the same predictions: in no
+            time, but for AUC and average precision of hundreds of classes.
         patience: epochs without improvement after which training stops; None
             never stops and only restores the best epoch.
         min_delta: what counts as improvement.
