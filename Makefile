@@ -17,8 +17,8 @@ TESTS   := $(shell find tests -name '*.py')
 
 .DEFAULT_GOAL := help
 .PHONY: help install train train-workers smoke test test-slow soak test-tf220 \
-        bench bench-overhead bench-augmentation bench-doctor lint format \
-        wheel lock clean
+        bench bench-overhead bench-augmentation bench-accuracy bench-doctor \
+        lint format wheel lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z0-9.-]+:.*##' $(MAKEFILE_LIST) | \
@@ -69,6 +69,9 @@ bench-overhead: $(INSTALLED) $(SOURCES)  ## Measures the trainer against the bar
 
 bench-augmentation: $(INSTALLED) $(SOURCES)  ## Measures augmentation against Keras's layers
 	$(BIN)/python -m benchmarks.augmentation $(ARGS)
+
+bench-accuracy: $(INSTALLED) $(SOURCES) $(CONFIGS)  ## Trains GIN=gin/rps_softmax.gin with five seeds: mean and spread
+	$(BIN)/python -m benchmarks.accuracy $(GIN) $(ARGS)
 
 bench-doctor: $(INSTALLED) $(SOURCES)  ## Measures the doctor against decoding alone, on FOLDER=...
 	$(BIN)/python benchmarks/doctor.py $(FOLDER) $(ARGS)

@@ -22,13 +22,19 @@ from benchmarks.compare import Section, against, in_turns
 from benchmarks.settings import BATCH, Settings
 from framework.model.affine import RandomAffine, fuse
 from framework.model.colour import RandomColor
-from framework.model.policy import RandomPolicy
+from framework.model.policy import OPERATIONS, RandomPolicy
 
 COLOURS = {
     "brightness_factor": 0.2,
     "contrast_factor": (0.2, 0.2),
     "saturation_factor": (0.3, 0.7),
 }
+# What a picture's pixels need not be looked at for.
+MAPS = tuple(
+    name
+    for name in OPERATIONS
+    if name not in ("auto_contrast", "equalize", "sharpness")
+)
 
 
 def moves():
@@ -66,6 +72,11 @@ def pairs():
             "RandAugment: RandomPolicy",
             [RandomPolicy()],
             [layers.RandAugment((0, 255))],
+        ),
+        (
+            "RandomPolicy of maps alone: RandomPolicy of all operations",
+            [RandomPolicy()],
+            [RandomPolicy(operations=MAPS)],
         ),
     ]
 

@@ -1,12 +1,15 @@
 """That the benchmarks run; what they find is for quiet machines."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
+from benchmarks import accuracy
 from benchmarks.compare import Section, against, in_turns
 from benchmarks.settings import ROOT
+from framework.errors import UserError
 from tests.pictures import encoded, photo
 
 
@@ -48,6 +51,49 @@ def test_section_as_markdown():
         "A note.",
     ]
     assert section.table().row_count == 1
+
+
+def judged(accuracy, **others):
+    return {"test": {"accuracy": accuracy, **others}}
+
+
+def test_accuracy_is_told_with_its_spread():
+    summaries = [judged(0.5), judged(0.7), judged(0.9)]
+    assert accuracy.in_words((3, 0, 1), summaries) == (
+        "test 0.700 ± 0.200 (seeds 3, 0, 1: 0.500, 0.700, 0.900)"
+    )
+    assert accuracy.in_words((2,), summaries[:1]) == "test (seed 2: 0.500)"
+    views = {"test_time_augmentation": {"views": 2, "accuracy": 0.75}}
+    assert accuracy.in_words((0, 1), [judged(0.5, **views)] * 2).endswith(
+        "; of 2 views 0.750 ± 0.000 (seeds 0, 1: 0.750, 0.750)"
+    )
+    folds = {
+        "folds": [],
+        "pooled": {"label": "pooled over 3 folds", "accuracy": 0.5},
+    }
+    assert accuracy.in_words((0,), [folds]).startswith("pooled over 3 folds")
+    with pytest.raises(UserError, match="validation or a test split"):
+        accuracy.in_words((0,), [{"train": {}}])
+
+
+def test_accuracy_of_a_gin_file(tmp_path, capfd):
+    command = [
+        *("gin/smoke.gin", "--seeds", "4", "7"),
+        *("--workdir", str(tmp_path)),
+        *("--gin_param=train.epochs = 1", "--gin_param=shapes.examples = 60"),
+    ]
+    accuracy.main(command)
+    line = capfd.readouterr().out.splitlines()[-1]
+    assert line.startswith("smoke, shapes: test 0.")
+    assert "(seeds 4, 7: " in line
+    hashes = set()
+    for seed in (4, 7):
+        summary = (tmp_path / str(seed) / "summary.json").read_text()
+        hashes.add(json.loads(summary)["weights_sha256"])
+    assert len(hashes) == 2
+    with pytest.raises(SystemExit) as end:
+        accuracy.main([*command, "--gin_param=train.epoch = 1"])
+    assert end.value.code == 2
 
 
 @pytest.mark.slow

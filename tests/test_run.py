@@ -179,6 +179,8 @@ def test_a_users_mistake_costs_no_stack_trace(in_tmp, arguments, message):
         ("train.open_run = 1", "open_run"),
         ("shapes.examples = 'a'", "shapes.examples is 'a' (str)"),
         ("EarlyStopping.patience = '5'", "EarlyStopping.patience is '5'"),
+        ("EarlyStopping.monitor = 'validation.f1'", "validation.macro_f1"),
+        ("EarlyStopping.monitor = 'validation.sensitivity'", "3 classes"),
         ("tiny_cnn.weights = 3", "expected a text in quotes or None"),
         ("classifier.head = @sigmoid_head", "@softmax_head"),
         ("pipeline.resize = 'fit'", "'squash' or 'crop' or 'pad'"),
@@ -190,6 +192,24 @@ def test_mistakes_are_found_before_any_work(in_tmp, binding, message):
     with pytest.raises(UserError, match=re.escape(message)):
         framework.run("gin/smoke.gin", [binding])
     assert not list(in_tmp.iterdir())
+
+
+def test_any_figure_can_choose_the_epoch(in_tmp):
+    result = framework.run(
+        "gin/smoke.gin",
+        [
+            *("train.epochs = 4", "shapes.examples = 300"),
+            "EarlyStopping.monitor = 'validation.auc'",
+        ],
+        workdir="here",
+    )
+    lines = (in_tmp / "here" / "metrics.jsonl").read_text().splitlines()
+    judged = [json.loads(line)["validation"] for line in lines]
+    assert [set(each) for each in judged] == [{"loss", "accuracy", "auc"}] * 4
+    aucs = [each["auc"] for each in judged]
+    assert result.history.best_epoch == int(np.argmax(aucs))
+    # Of the same weights, by the figures of the end.
+    assert result.summary["validation"]["auc"] == pytest.approx(max(aucs))
 
 
 def test_what_is_left_open_is_named(in_tmp):

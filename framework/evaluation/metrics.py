@@ -11,7 +11,7 @@ give. It knows nothing of what another seed, or another training split, would
 change.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,77 +81,129 @@ def measure(
     """
     count = len(class_names)
     predicted = probabilities.argmax(axis=-1)
-    classes = _by_class(labels, predicted, probabilities, class_names)
-
-    def mean(name: str) -> float | None:
-        values = [c[name] for c in classes.values() if c[name] is not None]
-        return float(np.mean(values)) if values else None
-
+    classes = _by_class(labels, predicted, probabilities)
     figures = {
-        "accuracy": float((predicted == labels).mean()),
-        **{f"macro_{name}": mean(name) for name in _COUNTED},
-        **{name: mean(name) for name in _RANKED},
+        "accuracy": single("accuracy", labels, probabilities),
+        **{name: _of_classes(name, classes) for name in (*_MEANS, *_RANKED)},
     }
     if count >= _TOP_FROM and np.isfinite(probabilities).all():
-        figures[f"top_{_TOP}_accuracy"] = float(
-            sklearn.metrics.top_k_accuracy_score(
-                labels, probabilities, k=_TOP, labels=range(count)
-            )
-        )
+        figures[_TOP_FIGURE] = single(_TOP_FIGURE, labels, probabilities)
     if count == 2:
-        other, positive = classes.values()
-        figures |= {
-            "positive_class": class_names[1],
-            "auc": positive["auc"],
-            "average_precision": positive["average_precision"],
-            "sensitivity": positive["recall"],
-            "specificity": other["recall"],
-        }
+        figures["positive_class"] = class_names[1]
+        figures |= {name: _of_classes(name, classes) for name in _OF_TWO}
     return {
         **figures,
         **_of_probabilities(labels, probabilities),
         **intervals(labels, probabilities, groups),
         "examples": len(labels),
-        "classes": classes,
+        "classes": dict(zip(class_names, classes, strict=True)),
         "confusion": sklearn.metrics.confusion_matrix(
             labels, predicted, labels=range(count)
         ).tolist(),
     }
 
 
+def single(
+    name: str, labels: np.ndarray, probabilities: np.ndarray
+) -> float | None:
+    """One figure of a split, as `measure` has it, and no other.
+
+    Args:
+        name: one of `names_for`.
+        labels: int64 `[N]`, N at least 1.
+        probabilities: float `[N, num_classes]`.
+
+    Returns:
+        None where it is not defined.
+    """
+    if name in _OF_PROBABILITIES:
+        return _of_probabilities(labels, probabilities)[name]
+    if name == _TOP_FIGURE:
+        if not np.isfinite(probabilities).all():
+            return None
+        known = range(probabilities.shape[1])
+        return float(
+            sklearn.metrics.top_k_accuracy_score(
+                labels, probabilities, k=_TOP, labels=known
+            )
+        )
+    predicted = probabilities.argmax(axis=-1)
+    if name == "accuracy":
+        return float((predicted == labels).mean())
+    ranked = [key for key in _RANKED if key == name]
+    return _of_classes(
+        name, _by_class(labels, predicted, probabilities, ranked)
+    )
+
+
+def names_for(num_classes: int) -> tuple[str, ...]:
+    """The figures that `single` knows of so many classes."""
+    return tuple(
+        name
+        for name in MORE_IS_BETTER
+        if (name != _TOP_FIGURE or num_classes >= _TOP_FROM)
+        and (name not in ("sensitivity", "specificity") or num_classes == 2)
+    )
+
+
 _COUNTED = ("precision", "recall", "f1")
-_RANKED = ("auc", "average_precision")
+_MEANS = tuple(f"macro_{name}" for name in _COUNTED)
+_RANKED = {
+    "auc": sklearn.metrics.roc_auc_score,
+    "average_precision": sklearn.metrics.average_precision_score,
+}
+_TOP_FIGURE = f"top_{_TOP}_accuracy"
+# Of two classes: which of them has it, and as what.
+_OF_TWO = {
+    "auc": (1, "auc"),
+    "average_precision": (1, "average_precision"),
+    "sensitivity": (1, "recall"),
+    "specificity": (0, "recall"),
+}
+_OF_PROBABILITIES = ("log_loss", "brier_score", "expected_calibration_error")
+# Figures of a whole split that are one number, and which way is better.
+MORE_IS_BETTER = {
+    "accuracy": True,
+    _TOP_FIGURE: True,
+    **dict.fromkeys(_MEANS, True),
+    **dict.fromkeys(_OF_TWO, True),
+    **dict.fromkeys(_OF_PROBABILITIES, False),
+}
+
+
+def _of_classes(name: str, classes: Sequence[dict[str, Any]]) -> float | None:
+    """A figure of the whole split from those of its classes."""
+    if len(classes) == 2 and name in _OF_TWO:
+        which, key = _OF_TWO[name]
+        return classes[which][key]
+    values = [row[name.removeprefix("macro_")] for row in classes]
+    values = [value for value in values if value is not None]
+    return float(np.mean(values)) if values else None
 
 
 def _by_class(
     labels: np.ndarray,
     predicted: np.ndarray,
     probabilities: np.ndarray,
-    class_names: Sequence[str],
-) -> dict[str, dict[str, Any]]:
+    ranked: Iterable[str] = tuple(_RANKED),
+) -> list[dict[str, Any]]:
+    """Each class's figures, in the order of the labels."""
+    count = probabilities.shape[1]
     *counted, support = sklearn.metrics.precision_recall_fscore_support(
-        labels, predicted, labels=range(len(class_names)), zero_division=0
+        labels, predicted, labels=range(count), zero_division=0
     )
-    classes = {}
-    for i, name in enumerate(class_names):
-        classes[name] = {
+    classes = []
+    for i in range(count):
+        row: dict[str, Any] = {
             key: float(values[i]) if support[i] else None
             for key, values in zip(_COUNTED, counted, strict=True)
         }
         is_it, scores = labels == i, probabilities[:, i]
         defined = 0 < support[i] < len(labels) and np.isfinite(scores).all()
-        for key, score in zip(
-            _RANKED,
-            (
-                sklearn.metrics.roc_auc_score,
-                sklearn.metrics.average_precision_score,
-            ),
-            strict=True,
-        ):
-            classes[name][key] = (
-                float(score(is_it, scores)) if defined else None
-            )
-        classes[name]["examples"] = int(support[i])
+        for key in ranked:
+            row[key] = float(_RANKED[key](is_it, scores)) if defined else None
+        row["examples"] = int(support[i])
+        classes.append(row)
     return classes
 
 
@@ -161,9 +213,7 @@ def _of_probabilities(
     """The figures that the probabilities themselves decide."""
     p = np.asarray(probabilities, np.float64)
     if not np.isfinite(p).all():
-        return dict.fromkeys(
-            ("log_loss", "brier_score", "expected_calibration_error")
-        )
+        return dict.fromkeys(_OF_PROBABILITIES)
     rows = np.arange(len(p))
     distance = p.copy()
     distance[rows, labels] -= 1

@@ -13,6 +13,7 @@ from framework.console import some
 from framework.data.rows import Rows
 from framework.data.source import Examples, IndexedExamples
 from framework.errors import UserError
+from framework.evaluation import metrics
 from framework.model.classifier import Classifier
 from framework.training.distribution import World
 
@@ -78,11 +79,20 @@ class Predictions:
         groups = dict(zip(examples.ids, examples.groups, strict=True))
         return np.array([groups[i] for i in self.ids], object)
 
-    def figures(self) -> dict[str, float]:
-        """Mean loss and accuracy."""
+    def figures(self, others: Iterable[str] = ()) -> dict[str, float]:
+        """Mean loss and accuracy.
+
+        Args:
+            others: of `metrics.names_for`, wanted beside these; NaN where
+                they are not defined.
+        """
+        found = {
+            name: metrics.single(name, self.labels, self.probabilities)
+            for name in ("accuracy", *others)
+        }
         return {
             "loss": float(self.losses.mean(dtype=np.float64)),
-            "accuracy": float((self.predicted == self.labels).mean()),
+            **{k: np.nan if v is None else v for k, v in found.items()},
         }
 
 

@@ -3,7 +3,8 @@
 RandAugment (E. D. Cubuk et al., 2020, https://arxiv.org/abs/1909.13719) draws
 some of a list of operations for each picture and does them at one magnitude.
 Here all that move pixels become one resampling and all that mix colours one
-colour map, for a whole batch at once, whatever each picture drew.
+colour map, for a whole batch at once, whatever each picture drew; only what
+first looks at a picture as a whole is done to those alone that drew it.
 """
 
 import math
@@ -29,6 +30,7 @@ from framework.model.colour import (
     each,
     recolour,
 )
+from framework.model.tones import auto_contrast, equalize, sharpen, to_some
 from framework.registry import AUGMENTATIONS
 
 OPERATIONS = (
@@ -44,6 +46,9 @@ OPERATIONS = (
     "invert",
     "posterize",
     "solarize",
+    "auto_contrast",
+    "equalize",
+    "sharpness",
 )
 # At magnitude 10, from AutoAugment (https://arxiv.org/abs/1805.09501), table 6.
 _TURN = math.pi / 6
@@ -63,22 +68,25 @@ class RandomPolicy(keras.layers.Layer):
     `training=True`; otherwise the identity.
 
     Operations are done in three passes: what moves pixels, in the order
-    drawn; what mixes colours, in the order drawn; "posterize" and "solarize".
-    Each of these two is done once where it was drawn twice. AutoContrast,
-    Equalize and Sharpness of the paper don't fit in and are left out.
+    drawn; what mixes colours, in the order drawn; the others in the order
+    "auto_contrast", "equalize", "sharpness", "posterize", "solarize". Each of
+    these is done once where it was drawn twice; more and less sharpness
+    cancel.
 
     | operation | at magnitude m, with s = m / 10 |
     |---|---|
-    | `identity`, `invert` | have no magnitude |
+    | `identity`, `invert`, `auto_contrast`, `equalize` | have no magnitude |
     | `rotate` | by 30 s degrees, in either direction |
     | `shear_x`, `shear_y` | by 0.3 s about the centre, likewise |
     | `translate_x`, `translate_y` | by 0.45 s of the side, likewise |
     | `brightness`, `contrast`, `saturation` | by the factor 1 + or - 0.9 s |
+    | `sharpness` | likewise |
     | `posterize` | to 8 - 4 s bits |
     | `solarize` | inverts pixels of 256 (1 - s) and more |
 
     Contrast is about each channel's mean, as in Keras; saturation moves pixels
-    from or to their luma, as in Pillow.
+    from or to their luma, as in Pillow. The last five are Pillow's `ImageOps`
+    and `ImageEnhance.Sharpness`; "equalize" rounds pixels, the others don't.
 
     A saved model of it is loaded after `import framework.model.policy`.
 
@@ -208,6 +216,25 @@ class RandomPolicy(keras.layers.Layer):
         def once(name: str) -> tf.Tensor:  # [B, 1, 1, 1]
             return tf.reduce_max(happens(name), axis=1)[:, None, None, None]
 
+        def any_of(name: str) -> tf.Tensor:  # bool [B]
+            return tf.reduce_any(happens(name) > 0, axis=1)
+
+        if "auto_contrast" in self.operations:
+            images = to_some(
+                images, any_of("auto_contrast"), lambda x, _: auto_contrast(x)
+            )
+        if "equalize" in self.operations:
+            images = to_some(
+                images, any_of("equalize"), lambda x, _: equalize(x)
+            )
+        if "sharpness" in self.operations:
+            more = tf.reduce_sum(happens("sharpness") * signs, axis=1)
+            factor = 1 + _BLEND * strength * tf.clip_by_value(more, -1.0, 1.0)
+            images = to_some(
+                images,
+                any_of("sharpness"),
+                lambda picture, row: sharpen(picture, tf.gather(factor, row)),
+            )
         if "posterize" in self.operations:
             # Else to a step so small that nothing is lost of 8 bits.
             lost = 2.0 ** round(_LOST_BITS * strength)

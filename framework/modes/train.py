@@ -247,6 +247,7 @@ class _Run:
                 setup.predictor,
                 setup.evaluation("validation"),
                 pipeline.max_unreadable,
+                self._early_stopping.figures if self._early_stopping else (),
             )()
 
         history = trainer.fit(
@@ -539,6 +540,8 @@ def train(
                 "validation nor a test split to prove it by. Expected one, or "
                 "Export.proof = False."
             )
+        for data in parts if early_stopping else ():
+            early_stopping.check(data)
         if dry_run:
             _announce(console, parts[0])
             training.rehearse(parts[0])

@@ -68,7 +68,8 @@ class History:
             "learning_rate": ..., "images_per_second": ..., "input_wait": ...,
             "seconds": ...}`.
             "train" is measured while training, with augmentation and
-            dropout; "validation" without.
+            dropout; "validation" without, and there is, beside these two,
+            what `EarlyStopping` monitors.
         best_epoch: index of the epoch whose weights the model holds in the
             end.
         stopped_early: whether training ended before the last epoch.
@@ -985,16 +986,21 @@ def validation(
     predictor: Predictor,
     batches: tf.data.Dataset,
     max_unreadable: float = 1.0,
+    figures: Sequence[str] = (),
 ) -> Callable[[], dict[str, float]]:
     """A function that judges the model as it is on the same batches.
+
+    All workers get the figures of the whole split.
 
     Args:
         predictor: of the model.
         batches: of the validation split.
         max_unreadable: as for `Predictor.predict`.
+        figures: beside loss and accuracy, of the same predictions: of
+            `metrics.names_for`.
     """
 
     def validate() -> dict[str, float]:
-        return predictor.predict(batches, max_unreadable).figures()
+        return predictor.predict(batches, max_unreadable).figures(figures)
 
     return validate

@@ -85,6 +85,17 @@ def test_of_two_classes_those_of_the_second():
     assert figures["positive_class"] == "dog"
 
 
+@pytest.mark.parametrize("classes", [2, 3, 12])
+def test_a_single_figure_is_that_of_all(classes):
+    labels, p = split(80, classes)
+    labels[0] = 0
+    figures = measure(labels, p, names(classes))
+    for name in metrics.names_for(classes):
+        assert metrics.single(name, labels, p) == figures[name]
+    numbers = {k for k, v in figures.items() if isinstance(v, float)}
+    assert numbers == set(metrics.names_for(classes))
+
+
 def test_calibration_is_measured_in_15_bins_of_the_confidence():
     # 0.8 is the upper edge of a bin and in it, 0.81 in the next one.
     confidence = np.array([0.79, 0.79, 0.8, 0.81])

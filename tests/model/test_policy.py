@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance, ImageOps
 
 from framework.errors import UserError
 from framework.model.augmentation import place
@@ -43,6 +43,102 @@ def test_pointwise_operations_are_pillows(images):
             atol=1e-3,
             err_msg=name,
         )
+
+
+@pytest.fixture(scope="module")
+def pale(images):
+    """Channels that differ in range, and one picture of a single tone."""
+    dim = np.round(images / [2, 3, 5] + [100, 3, 90])
+    dim[3] = 77
+    return dim.astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [24, 128])  # Above 16 px equalize does much.
+def test_auto_contrast_and_equalize_are_pillows(pale, size):
+    large = np.repeat(np.repeat(pale, 8, 1), 8, 2)[:, :size, :size]
+    # Pillow cuts tones off to whole numbers.
+    for name, operation, atol in (
+        ("auto_contrast", ImageOps.autocontrast, 1.0),
+        ("equalize", ImageOps.equalize, 1e-3),
+    ):
+        augmented = only(name)(large, training=True).numpy()
+        expected = pillow(large, operation)
+        np.testing.assert_allclose(augmented, expected, atol=atol, err_msg=name)
+        assert np.abs(augmented - large).max() > 10
+        np.testing.assert_array_equal(augmented[3], large[3])
+
+
+@pytest.mark.parametrize("magnitude", [5.0, 10.0])
+def test_sharpness_is_pillows(images, magnitude):
+    # Of some contrast: what is cut off at 0 and 255 hides differences.
+    pictures = np.round(images / 3 + 80)
+    expected = [
+        pillow(
+            pictures,
+            lambda image, f=factor: ImageEnhance.Sharpness(image).enhance(f),
+        )
+        for factor in (1 - 0.09 * magnitude, 1 + 0.09 * magnitude)
+    ]
+    counts = [0, 0]
+    augmented = only("sharpness", magnitude)(pictures, training=True)
+    for number, picture in enumerate(augmented.numpy()):
+        apart = [np.abs(picture - other[number]).max() for other in expected]
+        counts[int(np.argmin(apart))] += 1
+        # It rounds what it smoothes, and cuts off what it blends.
+        assert min(apart) < 1.5 < 5 < max(apart)
+    assert min(counts) > 0
+    flat = np.full((2, 2, 9, 3), 7, np.float32)
+    np.testing.assert_array_equal(only("sharpness")(flat, training=True), flat)
+
+
+def test_more_and_less_sharpness_cancel(images):
+    twice = only("sharpness", num_ops=2)(images, training=True)
+    same = np.isclose(twice, images, atol=1e-3).all(axis=(1, 2, 3))
+    assert 0.1 < same.mean() < 0.9
+
+
+def test_only_those_that_drew_it_change(pale):
+    many = np.repeat(pale[:1], 600, 0)
+    out = RandomPolicy(5.0, 1, ["identity", "auto_contrast", "equalize"])(
+        many, training=True
+    ).numpy()
+    shares = [
+        np.isclose(out, other, atol=1.0).all(axis=(1, 2, 3)).mean()
+        for other in (
+            many,
+            pillow(many, ImageOps.autocontrast),
+            pillow(many, ImageOps.equalize),
+        )
+    ]
+    assert sum(shares) == 1
+    np.testing.assert_allclose(shares, 1 / 3, atol=0.08)
+
+
+def test_uncompiled_as_on_a_gpu_it_does_the_same(pale):
+    layer = RandomPolicy(5.0, 2, OPERATIONS[-3:])
+    drawn = tf.random.stateless_uniform((len(pale), 2, 2), (1, 2))
+    pictures = tf.constant(pale)
+    plain = layer._operate(pictures, drawn).numpy()
+    assert (plain != pale).any(axis=(1, 2, 3)).sum() > 6
+    np.testing.assert_allclose(
+        plain, layer._augment(pictures, drawn), atol=1e-2
+    )
+
+
+def test_nothing_is_compiled_anew_for_other_draws(images):
+    """XLA takes where a slice begins for a constant."""
+    layer = RandomPolicy(5.0, 2, OPERATIONS[-3:])
+    step = tf.function(lambda x: layer(x, training=True), autograph=False)
+    graph = step.get_concrete_function(images).graph.as_graph_def()
+    slices = 0
+    for function in graph.library.function:
+        known = {n.name for n in function.node_def if n.op == "Const"}
+        if "while_body" in function.signature.name:
+            for node in function.node_def:
+                if node.op == "StridedSlice":
+                    slices += 1
+                    assert node.input[1].split(":")[0] in known
+    assert slices > 0
 
 
 @pytest.mark.parametrize(
@@ -100,8 +196,9 @@ def test_blends(images, name):
         )
 
 
-def test_magnitude_0_changes_nothing_but_invert(images):
-    names = [name for name in OPERATIONS if name != "invert"]
+def test_magnitude_0_changes_nothing_that_has_one(images):
+    whole = ("invert", "auto_contrast", "equalize")
+    names = [name for name in OPERATIONS if name not in whole]
     layer = RandomPolicy(0.0, 3, names)
     np.testing.assert_allclose(layer(images, training=True), images, atol=1e-3)
 

@@ -26,7 +26,7 @@ from framework.training.mixing import CutMix, MixUp
 from framework.training.optimizers import make_optimizer
 from framework.training.precision import precision
 from framework.training.state import Plan
-from framework.training.trainer import Trainer
+from framework.training.trainer import Trainer, validation
 
 BATCH, SIZE = 16, 12
 
@@ -192,10 +192,14 @@ def main() -> None:
         )
     results["drawn"] = draws(world)
     examples = pictures(37)
-    predictions = Predictor(built, world).predict(
-        Pipeline().evaluation(examples, SIZE, BATCH, world.share)
-    )
+    predictor = Predictor(built, world)
+    batches = Pipeline().evaluation(examples, SIZE, BATCH, world.share)
+    predictions = predictor.predict(batches)
+    judged = validation(predictor, batches, figures=("macro_f1", "auc"))()
+    everywhere = world.exchange(np.array(list(judged.values())))
+    results["figures"] = np.stack(everywhere)
     results["ids"] = predictions.ids.astype(str)
+    results["labels"] = predictions.labels
     results["predicted"] = predictions.probabilities
     results["over_views"] = over_views(world, examples)
     if world.is_chief:

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from framework.errors import UserError
+from framework.evaluation import metrics
 from framework.launch import free_ports, task_config
 from framework.training.distribution import (
     Distribution,
@@ -184,6 +185,19 @@ def test_every_example_is_judged_once_in_every_world(worlds, world):
     ids = worlds[world]["ids"]
     assert len(set(ids)) == 37
     np.testing.assert_array_equal(ids, worlds["one"]["ids"])
+
+
+@pytest.mark.parametrize("world", ["one", "mirrored2", FOUR, "workers2"])
+def test_all_workers_have_the_figures_of_the_whole_split(worlds, world):
+    result = worlds[world]
+    labels = result["labels"]
+    expected = [
+        metrics.single(name, labels, result["predicted"])
+        for name in ("accuracy", "macro_f1", "auc")
+    ]
+    assert len(result["figures"]) == result["workers"]
+    for figures in result["figures"]:
+        np.testing.assert_array_equal(figures[1:], expected)
 
 
 @pytest.mark.gpu
