@@ -9,6 +9,7 @@ import numpy as np
 from framework.data.source import IndexedExamples
 from framework.errors import UserError
 from framework.evaluation import metrics
+from framework.ranges import Count, NotNegative
 from framework.registry import PARTS
 from framework.task import Data
 
@@ -39,8 +40,8 @@ class EarlyStopping:
     """
 
     monitor: str = "validation.loss"
-    patience: int | None = 5
-    min_delta: float = 0.0
+    patience: Count | None = 5
+    min_delta: NotNegative = 0.0
 
     def __post_init__(self):
         known = {"train": _ALWAYS, "validation": _MORE_IS_BETTER}
