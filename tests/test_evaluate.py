@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 import tensorflow as tf
+import tiny
 
 import framework
 from framework.errors import UserError
@@ -33,18 +34,10 @@ def run(tmp_path_factory):
                 (place / f"{number}.png").write_bytes(
                     tf.io.encode_png(pixels + np.uint8(60 * label)).numpy()
                 )
-    framework.run(
-        "gin/folder.gin",
-        [
-            f"ImageFolder.root = {str(folder / 'photos')!r}",
-            "classifier.backbone = @tiny_cnn",
-            "classifier.image_size = 32",
-            "classifier.freeze = 'none'",
-            "train.feature_views = None",
-            "train.epochs = 2",
-            "train.batch_size = 8",
-        ],
-        workdir=str(folder / "run"),
+    tiny.run(
+        folder / "photos",
+        folder / "run",
+        "train.epochs = 2",
     )
     export(str(folder / "run"), ["saved_model", "litert"])
     return folder / "run"

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 from pictures import encoded, photo
 
 import framework
@@ -36,19 +37,11 @@ def run(tmp_path_factory):
             (folder / "photos" / name / f"{number}.png").write_bytes(
                 tf.io.encode_png(pixels + np.uint8(150 * label)).numpy()
             )
-    framework.run(
-        "gin/folder.gin",
-        [
-            f"ImageFolder.root = {str(folder / 'photos')!r}",
-            "classifier.backbone = @tiny_cnn",
-            "classifier.image_size = 32",
-            "classifier.freeze = 'none'",
-            "train.feature_views = None",
-            "train.epochs = 1",
-            "train.batch_size = 8",
-            "pipeline.resize = 'crop'",
-        ],
-        workdir=str(folder / "run"),
+    tiny.run(
+        folder / "photos",
+        folder / "run",
+        "train.epochs = 1",
+        "pipeline.resize = 'crop'",
     )
     return folder / "run"
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 from pictures import encoded, photo
 from PIL import Image
 
@@ -45,21 +46,14 @@ def run(tmp_path_factory):
             )[number % 7]
             path = folder / "photos" / name / f"{number}.{form.lower()}"
             path.write_bytes(encoded(picture, form, **options))
-    framework.run(
-        "gin/folder.gin",
-        [
-            f"ImageFolder.root = {str(folder / 'photos')!r}",
-            "image_folder.validation = 0.8",
-            "classifier.backbone = @tiny_cnn",
-            "classifier.image_size = 32",
-            "classifier.freeze = 'none'",
-            "train.feature_views = None",
-            "train.epochs = 1",
-            "train.batch_size = 4",
-            "train/pipeline.resize = 'crop'",
-            "train.pipeline = @train/pipeline()",
-        ],
-        workdir=str(folder / "run"),
+    tiny.run(
+        folder / "photos",
+        folder / "run",
+        "train.epochs = 1",
+        "train.batch_size = 4",
+        "image_folder.validation = 0.8",
+        "train/pipeline.resize = 'crop'",
+        "train.pipeline = @train/pipeline()",
     )
     return folder / "run"
 
@@ -140,6 +134,7 @@ def test_all_formats_and_what_they_cost(run, tmp_path):
     assert not (copied / "export" / "saved_model" / "2").exists()
 
 
+@pytest.mark.slow
 def test_other_formats_of_the_same_weights_stay(copied):
     export(str(copied), ["saved_model", "litert"])
     kept = (copied / "export" / "litert" / "model.tflite").read_bytes()

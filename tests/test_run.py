@@ -693,6 +693,8 @@ SLOW = {
     "rps_rendered.gin",
     "rps_finetune.gin",
     "rps_softmax.gin",
+    # In phases, as test_phases has them.
+    "cats_vs_dogs_finetune.gin",
     # As cats_vs_dogs_finetune.gin's first phase.
     "cats_vs_dogs_sigmoid.gin",
 }

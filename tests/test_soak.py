@@ -154,6 +154,7 @@ def kill_and_compare(tmp_path, kills, seed=0):
     return killed
 
 
+@pytest.mark.slow
 def test_killing_the_chief_changes_nothing(tmp_path):
     """The short twin of the next; a worker is stopped further below."""
     assert kill_and_compare(tmp_path, kills=1) == {0: 1, 1: 0}

@@ -102,7 +102,15 @@ def test_feature_maps_are_those_of_a_sub_model(
     np.testing.assert_array_equal(chain.features(images), together["relu2"])
 
 
-@pytest.mark.parametrize("make", [small_course_cnn, lite, mobilenet, resnet])
+@pytest.mark.parametrize(
+    "make",
+    [
+        small_course_cnn,
+        lite,
+        pytest.param(mobilenet, marks=pytest.mark.slow),
+        pytest.param(resnet, marks=pytest.mark.slow),
+    ],
+)
 def test_every_kind_of_backbone_can_be_looked_into(make):
     built = classifier(3, make, softmax_head, freeze="all")
     chain = Chain(built.model)

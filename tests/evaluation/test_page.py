@@ -286,11 +286,17 @@ def test_what_fails_is_named_in_its_place(tmp_path, bindings, absent, said):
     "bindings",
     [
         ["train.phases = @fine_tune()", "train.epochs = None"],
-        ["train.mixing = [@MixUp()]", "train.class_weights = 'balanced'"],
-        [
-            *("train.feature_views = 2", "classifier.freeze = 'all'"),
-            *("pipeline.resize = 'pad'", "train.sampling = 'balanced'"),
-        ],
+        pytest.param(
+            ["train.mixing = [@MixUp()]", "train.class_weights = 'balanced'"],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            [
+                *("train.feature_views = 2", "classifier.freeze = 'all'"),
+                *("pipeline.resize = 'pad'", "train.sampling = 'balanced'"),
+            ],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_runs_of_all_kinds_have_a_whole_page(tmp_path, bindings):
@@ -305,6 +311,7 @@ def test_runs_of_all_kinds_have_a_whole_page(tmp_path, bindings):
     assert "could not be made" not in text
 
 
+@pytest.mark.slow
 def test_without_validation_and_test_there_is_a_page(tmp_path, some_pictures):
     result, found = made(
         tmp_path,
@@ -339,9 +346,9 @@ def test_a_cross_validation_has_a_page_with_its_folds(tmp_path):
     result, found = made(
         tmp_path,
         [
-            "train.folds = 3",
+            "train.folds = 2",
             "train.epochs = 1",
-            "shapes.examples = 90",
+            "shapes.examples = 60",
         ],
     )
     rows = found.with_head("Fold", "Accuracy")

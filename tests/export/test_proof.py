@@ -216,6 +216,7 @@ def test_a_process_that_fails(place, trained, pixels, files, tmp_path):
         proof.prove(place, [examples], said, NAMES, SIZE, "squash", seconds=0.1)
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_broken_now(place, trained, pixels, files):
     examples = indexed([*files[:-1], encoded(photo(), "JPEG")[:300]])
     said = measured(trained, pixels, examples.ids)

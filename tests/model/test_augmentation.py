@@ -59,15 +59,11 @@ def slow_but(quick, names):
     slow_but(
         (
             *QUICK,
-            "keras.AugMix",
             "keras.RandomFlip",
             "keras.RandomRotation",
             "keras.RandomZoom",
             "keras_cv.ChannelShuffle",
             "keras_cv.GridMask",
-            "keras_cv.RandomChoice",
-            "keras_cv.RandomColorJitter",
-            "keras_cv.RandomCutout",
         ),
         [f"keras_cv.{n}" for n in _KERAS_CV_LAYERS] + keras_layers() + OURS,
     ),

@@ -534,9 +534,11 @@ DECODED = [
         pytest.param(FROZEN, 3, marks=pytest.mark.slow),
         pytest.param(FROZEN, 6, marks=pytest.mark.slow),
         # Random layers draw for each part.
-        ([*FROZEN, "train.accumulation = 2"], 5),
+        pytest.param(
+            [*FROZEN, "train.accumulation = 2"], 5, marks=pytest.mark.slow
+        ),
         pytest.param(DECODED, 1, marks=pytest.mark.slow),
-        pytest.param(DECODED, 5, marks=pytest.mark.slow),
+        (DECODED, 5),
     ],
 )
 def test_a_stopped_run_makes_its_views_again(
