@@ -17,7 +17,7 @@ TESTS   := $(shell find tests -name '*.py')
 
 .DEFAULT_GOAL := help
 .PHONY: help install train train-workers smoke test test-slow soak test-tf220 \
-        bench bench-overhead bench-augmentation bench-doctor lint format \
+        bench bench-overhead bench-augmentation bench-doctor docs lint format \
         wheel lock clean
 
 help:  ## Lists the targets
@@ -72,6 +72,9 @@ bench-augmentation: $(INSTALLED) $(SOURCES)  ## Measures augmentation against Ke
 
 bench-doctor: $(INSTALLED) $(SOURCES)  ## Measures the doctor against decoding alone, on FOLDER=...
 	$(BIN)/python benchmarks/doctor.py $(FOLDER) $(ARGS)
+
+docs: $(INSTALLED) $(SOURCES)  ## Writes docs/reference anew, from what is registered
+	$(BIN)/python -m framework.reference docs/reference
 
 lint: $(INSTALLED)  ## Checks style and formatting
 	$(BIN)/ruff check .
