@@ -352,7 +352,7 @@ def _columns(names: Iterable[str]) -> dict[str, str]:
     for name in names:
         if known := facts(name):
             lines[name] = (
-                f"{known.image_size} px  {_millions(known.parameters):>7}  "
+                f"{known.image_size:>3} px  {_millions(known.parameters):>7}  "
                 f"{_weights(name):<8}  {known.input_range}"
             )
     return lines
