@@ -18,7 +18,7 @@ TESTS   := $(shell find tests -name '*.py')
 .DEFAULT_GOAL := help
 .PHONY: help install train train-workers smoke test test-slow soak test-tf220 \
         bench bench-overhead bench-augmentation bench-accuracy bench-doctor \
-        lint format wheel lock clean
+        docs lint format wheel lock clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z0-9.-]+:.*##' $(MAKEFILE_LIST) | \
@@ -75,6 +75,9 @@ bench-accuracy: $(INSTALLED) $(SOURCES) $(CONFIGS)  ## Trains GIN=gin/rps_softma
 
 bench-doctor: $(INSTALLED) $(SOURCES)  ## Measures the doctor against decoding alone, on FOLDER=...
 	$(BIN)/python benchmarks/doctor.py $(FOLDER) $(ARGS)
+
+docs: $(INSTALLED) $(SOURCES)  ## Writes docs/reference anew, from what is registered
+	$(BIN)/python -m framework.reference docs/reference
 
 lint: $(INSTALLED)  ## Checks style and formatting
 	$(BIN)/ruff check .

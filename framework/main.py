@@ -57,6 +57,13 @@ _DESCRIBE = flags.DEFINE_string(
     "Print what a name of a gin file is, its parameters and their defaults, "
     "and end there.",
 )
+_COMPLETION = flags.DEFINE_enum(
+    "completion",
+    None,
+    ["bash", "zsh"],
+    "Print what completes the command `framework` in a shell, and end there: "
+    "source <(framework --completion=bash).",
+)
 _LAYER = flags.DEFINE_multi_string(
     "layer",
     [],
@@ -161,6 +168,12 @@ def main(argv: list[str]) -> None:
                 if _LIST.value
                 else describing.describe(_DESCRIBE.value, _IMPORT.value)
             )
+            return
+        if _COMPLETION.value:
+            with standard_error_without(_NOISE):
+                from framework import completion
+            known = flags.FLAGS.get_key_flags_for_module(sys.modules[__name__])
+            print(completion.script(_COMPLETION.value, known), end="")
             return
         _check_flags()
         if _MODE.value in _OF_RUNS:

@@ -49,7 +49,7 @@ def test_it_holds_every_module_and_gin_file(wheel):
         ("gin", "framework/configs"),
     ):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".gin"):
+            if path.suffix in (".py", ".gin", ".j2", ".json"):
                 relative = path.relative_to(ROOT / folder).as_posix()
                 assert f"{inside}/{relative}" in names
     assert not any(name.startswith(("gin/", "tests/")) for name in names)
