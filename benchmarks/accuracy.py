@@ -6,7 +6,7 @@ Trains once a seed, each in a process of its own, as the command in the gin
 file would; other flags are handed on (`--gin_param="train.folds = 5"`). Stopped
 anywhere, the same command goes on. The figures are of the split that a run is
 judged on, with the standard deviation from one seed to the next (that of a
-sample, by n - 1). They hold for one kind of processor: others round otherwise.
+sample, by n - 1). They hold for the machine: others may round otherwise.
 """
 
 import argparse
