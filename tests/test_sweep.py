@@ -390,7 +390,7 @@ def test_two_processes_go_on_with_the_same_sweep(stand_in, in_tmp):
 
 
 def test_ctrl_c_ends_all_and_leaves_a_page(stand_in, in_tmp):
-    stand_in("time.sleep(0.2)")
+    stand_in("time.sleep(2)")
 
     def interrupt():
         wait_for(lambda: (in_tmp / "here" / "trial-0001" / "starts").exists())

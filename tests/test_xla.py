@@ -61,7 +61,7 @@ def test_the_step_compiles(in_tmp, some_pictures, monkeypatch, request, name):
         "train.epochs = 1",
         "train.batch_size = 8",
         f"classifier.image_size = {32 if name == 'smoke.gin' else 64}",
-        f"ImageFolder.root = '{some_pictures}'",
+        f"ImageFolder.root = '{some_pictures}'  # may be unused",
     ]
     with tfds.testing.mock_data(num_examples=16), pytest.raises(Compiled):
         framework.run(f"gin/{name}", bindings)
