@@ -279,6 +279,13 @@ class _Check:
             if part.name and part.name != COMMAND_LINE:
                 self._twice(part)
             self._undone(part)
+        for binding in self._uses.final.values():
+            if str(binding.value) == "%gin.REQUIRED":
+                self._say(
+                    binding.place,
+                    f"{binding.key} is left open, to be bound by who includes "
+                    "this file, or with --gin_param.",
+                )
         if not self._has_unknown:
             self._unused()
 
@@ -302,7 +309,7 @@ class _Check:
             binding.key,
             parameter=binding.parameter,
         )
-        if thing is None or thing.selector == _MACRO:
+        if thing is None:
             return
         if not self._parameter(binding, thing):
             return
@@ -561,8 +568,6 @@ def key_of(binding: Binding) -> Key | None:
     thing = _found(binding.name)
     if thing is None:
         return None
-    if thing.selector == _MACRO:
-        return binding.scope, "", ""
     return binding.scope, thing.selector, binding.parameter
 
 
@@ -732,12 +737,13 @@ def _mentioned(call: Callable[..., Any]) -> frozenset[str]:
     """Names of registered things in the code of a function, or below it.
 
     Where a task has its source made, `SOURCES["Tfds"]`, only its code tells;
-    of functions of its own module that it calls, theirs as well.
+    of functions of its own package that it calls, theirs as well.
     """
     code = getattr(call, "__code__", None)
     if code is None:
         return frozenset()
     module, names = call.__globals__, set()
+    package = _package(call.__module__)
     seen, waiting = set(), [code]
     while waiting:
         code = waiting.pop()
@@ -747,10 +753,22 @@ def _mentioned(call: Callable[..., Any]) -> frozenset[str]:
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
                 waiting.append(constant)
-            elif isinstance(constant, str) and registry.find(constant):
-                names.add(constant)
+            else:
+                names.update(_named(constant))
         for name in code.co_names:
             other = module.get(name)
-            if getattr(other, "__module__", None) == call.__module__:
+            if isinstance(other, (str, Mapping, list, tuple)):
+                names.update(_named(other))
+            elif _package(getattr(other, "__module__", None)) == package:
                 waiting += filter(None, [getattr(other, "__code__", None)])
     return frozenset(names)
+
+
+def _package(module: str | None) -> str:
+    return (module or "").partition(".")[0]
+
+
+def _named(value: Any) -> Iterator[str]:
+    for each in walk(value):
+        if isinstance(each, str) and registry.find(each):
+            yield each

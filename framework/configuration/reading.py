@@ -235,6 +235,8 @@ class _Reader:
             scope, name, parameter = found.scope, found.selector, found.arg_name
             if not parameter:  # Of a macro.
                 scope, name = scoped(scope, name), ""
+            elif name in ("macro", "gin.macro"):  # Of one, at length.
+                name = parameter = ""
             return Binding(
                 scope,
                 name,

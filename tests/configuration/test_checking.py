@@ -2,6 +2,7 @@
 
 import random
 import re
+import sys
 
 import pytest
 
@@ -195,6 +196,7 @@ def test_all_mistakes_are_told_at_once(in_tmp):
         ("train.class_weights = {'circle': 'much'}", "expected a mapping"),
         ("train.epochs = %many", "Expected a line many = value."),
         ("classifier.augmentation = [@RandomHue()]", "is more than one"),
+        ("train.epochs = %gin.REQUIRED", "train.epochs is left open"),
         ("train.epochs", "can't be read"),
         ("train.epochs = 'three", "can't be read"),
         ("train.epochs = [3", "can't be read"),
@@ -284,6 +286,56 @@ def test_what_a_task_names_in_its_code_has_a_use(in_tmp):
     Configuration("gin/folder.gin", ["ImageFolder.root = 'photos'"])
     Configuration("gin/rps_rendered.gin", ["rendered_hands.data_dir = 'here'"])
     assert "nothing uses ImageFolder" in told("ImageFolder.root = 'photos'")
+
+
+# gin's own ways to write things, and a task that finds its source in a table.
+FINE = (
+    "classifier.image_size = %own.SIZE",
+    "softmax_head:\n    dropout = 0.2\n    # Why.\n    labels = 'one_hot'",
+    "classifier.augmentation = [@a/OwnNoise()]\na/OwnNoise.seed = 1",
+    "a = %b\nb = 3\ntrain.epochs = %a",
+    "a/macro.value = 3\ntrain.epochs = %a",
+    "train.task = @s/gin.singleton()\ns/gin.singleton.constructor = @shapes",
+    "train.class_weights = {\n  'circle': 2.0,\n  # Why.\n  'square': 1,\n}",
+    "softmax_head.hidden = (64,)\npipeline.resize = 'sq' 'uash'",
+    "Adam.beta_1 = 0.8\nframework.classifier.freeze = 'none'",
+    "keras.Adam.learning_rate = 1\nsoftmax_head.dropout = 0",
+    "doctor.likeness = 0.9\nprepare.max_side = 9\nbenchmark.seconds = 1",
+    "train.task = @of_a_kind()\nImageFolder.root = 'photos'",
+)
+
+
+@pytest.mark.parametrize("lines", FINE)
+def test_no_false_alarm(in_tmp, lines):
+    (in_tmp / "own_parts.py").write_text(
+        """
+import gin, keras
+from framework import AUGMENTATIONS, SOURCES, TASKS, Task
+
+KINDS = {"files": "ImageFolder"}
+
+def pick(kind):
+    return SOURCES[KINDS[kind]]
+
+@TASKS.register()
+def of_a_kind(kind: str = "files") -> Task:
+    return Task(pick(kind))
+
+@AUGMENTATIONS.register()
+class OwnNoise(keras.layers.GaussianNoise):
+    def __init__(self, amount: float = 0.1, **kwargs):
+        super().__init__(stddev=amount, **kwargs)
+
+if not gin.config._CONSTANTS.matching_selectors("own.SIZE"):
+    gin.constant("own.SIZE", 48)
+"""
+    )
+    (in_tmp / "mine.gin").write_text(f"include 'gin/smoke.gin'\n{lines}\n")
+    sys.path.insert(0, str(in_tmp))
+    try:
+        Configuration("mine.gin", imports=["own_parts"])
+    finally:
+        sys.path.remove(str(in_tmp))
 
 
 def test_phases_are_scopes(in_tmp):
