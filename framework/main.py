@@ -9,7 +9,7 @@ import sys
 
 from absl import app, flags, logging
 
-from framework.noise import standard_error_without
+from framework.noise import STARTUP, standard_error_without
 
 # Before TensorFlow is imported: its start-up messages are no news to users.
 # (What really goes wrong is raised.)
@@ -142,16 +142,6 @@ _PROFILE = flags.DEFINE_bool(
 )
 
 
-# What TensorFlow says on every start on a machine without a GPU, whatever the
-# log level.
-_NOISE = (
-    b"absl::InitializeLog()",
-    b"oneDNN custom operations are on",
-    b"Could not find cuda drivers",
-    b"failed call to cuInit",
-)
-
-
 def main(argv: list[str]) -> None:
     """Runs what the flags say; exits with 2 on a mistake of the user's."""
     from framework.errors import UserError
@@ -161,7 +151,7 @@ def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.ERROR)
     try:
         if _LIST.value or _DESCRIBE.value:
-            with standard_error_without(_NOISE):
+            with standard_error_without(STARTUP):
                 from framework import describing
             print(
                 describing.listing(_IMPORT.value)
@@ -170,14 +160,14 @@ def main(argv: list[str]) -> None:
             )
             return
         if _COMPLETION.value:
-            with standard_error_without(_NOISE):
+            with standard_error_without(STARTUP):
                 from framework import completion
             known = flags.FLAGS.get_key_flags_for_module(sys.modules[__name__])
             print(completion.script(_COMPLETION.value, known), end="")
             return
         _check_flags()
         if _MODE.value in _OF_RUNS:
-            with standard_error_without(_NOISE):
+            with standard_error_without(STARTUP):
                 from framework.configuration import import_named
 
                 import_named(_IMPORT.value)
@@ -196,14 +186,14 @@ def main(argv: list[str]) -> None:
                 "another gin file; --help lists the flags."
             )
         if _PRINT_CONFIG.value:
-            with standard_error_without(_NOISE):
+            with standard_error_without(STARTUP):
                 from framework.configuration import Configuration
             asked = Configuration(
                 _GIN_FILE.value, _GIN_PARAM.value, _IMPORT.value
             )
             print(asked.printed(_MODE.value))
             return
-        with standard_error_without(_NOISE):
+        with standard_error_without(STARTUP):
             import psutil
 
             from framework.running import run
@@ -254,7 +244,7 @@ def _explain(arguments: list[str]) -> None:
             "--mode=explain is given no run. Expected its directory and "
             "pictures: --mode=explain runs/latest photos/*.jpg."
         )
-    with standard_error_without(_NOISE):
+    with standard_error_without(STARTUP):
         from framework.modes.explain import explain
 
     run, *pictures = arguments
@@ -269,14 +259,14 @@ def _export(arguments: list[str]) -> None:
             f"--mode=export is given {len(arguments)} runs. Expected the "
             "directory of one: --mode=export runs/latest."
         )
-    with standard_error_without(_NOISE):
+    with standard_error_without(STARTUP):
         from framework.modes.export import export
 
     export(arguments[0], _FORMATS.value, proof=_PROOF.value)
 
 
 def _compare(arguments: list[str]) -> None:
-    with standard_error_without(_NOISE):
+    with standard_error_without(STARTUP):
         from framework.modes.compare import compare
 
     compare(arguments, workdir=_WORKDIR.value)
@@ -290,7 +280,7 @@ def _predict(arguments: list[str]) -> None:
             "--mode=predict is given no model. Expected a run or an artifact, "
             "and pictures: --mode=predict runs/latest photos/."
         )
-    with standard_error_without(_NOISE):
+    with standard_error_without(STARTUP):
         from framework.modes.predict import predict
 
     model, *pictures = arguments
@@ -312,7 +302,7 @@ def _evaluate(arguments: list[str]) -> None:
             "run or an artifact, and a directory of class folders: "
             "--mode=evaluate runs/latest photos/."
         )
-    with standard_error_without(_NOISE):
+    with standard_error_without(STARTUP):
         from framework.modes.evaluate import evaluate
 
     evaluate(
@@ -334,7 +324,7 @@ def _serve(arguments: list[str]) -> None:
             f"--mode=serve is given {len(arguments)} models. Expected one, a "
             "run or an artifact: --mode=serve runs/latest."
         )
-    with standard_error_without(_NOISE):
+    with standard_error_without(STARTUP):
         from framework.modes.serve import serve
 
     serve(arguments[0], host=_HOST.value, port=_PORT.value)

@@ -6,6 +6,15 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 
+# What TensorFlow says on every start on a machine without a GPU, whatever the
+# log level.
+STARTUP = (
+    b"absl::InitializeLog()",
+    b"oneDNN custom operations are on",
+    b"Could not find cuda drivers",
+    b"failed call to cuInit",
+)
+
 
 @contextlib.contextmanager
 def standard_error_without(noise: Sequence[bytes]) -> Iterator[None]:

@@ -9,7 +9,7 @@ import sys
 
 from absl import app, flags, logging
 
-from framework.noise import standard_error_without
+from framework.noise import STARTUP, standard_error_without
 
 # Before TensorFlow is imported, as in framework.main.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -54,12 +54,6 @@ _STORAGE = flags.DEFINE_string(
     "URL of a database that several machines share, as Optuna has them; by "
     "default a file in the sweep's directory.",
 )
-_NOISE = (
-    b"absl::InitializeLog()",
-    b"oneDNN custom operations are on",
-    b"Could not find cuda drivers",
-    b"failed call to cuInit",
-)
 
 
 def main(argv: list[str]) -> None:
@@ -76,7 +70,7 @@ def main(argv: list[str]) -> None:
                 "--space=gin/sweeps/smoke.gin, or others; --help lists the "
                 "flags."
             )
-        with standard_error_without(_NOISE):
+        with standard_error_without(STARTUP):
             import tensorflow as tf
 
             from framework.sweeping.sweep import Stopped, sweep
