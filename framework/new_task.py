@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping
 
 from framework.errors import UserError
-from framework.noise import standard_error_without
+from framework.noise import STARTUP, standard_error_without
 
 # As in framework.main.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -145,7 +145,7 @@ def _check_name(name: str) -> None:
             f"Received {name!r}, {what}. Expected letters, digits and "
             "underscores, a letter first: coins, my_birds2."
         )
-    with standard_error_without((b"oneDNN", b"cuda", b"cuInit", b"absl::")):
+    with standard_error_without(STARTUP):
         from framework import describing
         from framework.configuration import checking, shipped_gin_files
     describing.import_all()

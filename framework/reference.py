@@ -16,7 +16,7 @@ import sys
 
 from absl import flags
 
-from framework.noise import standard_error_without
+from framework.noise import STARTUP, standard_error_without
 
 # As in framework.main.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -37,7 +37,7 @@ def pages() -> dict[str, str]:
 
     What a user's packages or working directory register is left out.
     """
-    with standard_error_without((b"oneDNN", b"cuda", b"cuInit", b"absl::")):
+    with standard_error_without(STARTUP):
         import keras
 
         from framework import describing
