@@ -733,39 +733,44 @@ def _chains(
             yield chain, statement
 
 
-def _mentioned(call: Callable[..., Any]) -> frozenset[str]:
-    """Names of registered things in the code of a function, or below it.
+def _mentioned(call: Callable[..., Any]) -> set[str]:
+    """Names of registered things in the code of a function or a class.
 
     Where a task has its source made, `SOURCES["Tfds"]`, only its code tells;
-    of functions of its own package that it calls, theirs as well.
+    of what it calls of its own package, that code as well.
     """
-    code = getattr(call, "__code__", None)
-    if code is None:
-        return frozenset()
-    module, names = call.__globals__, set()
-    package = _package(call.__module__)
-    seen, waiting = set(), [code]
+    names, seen, waiting = set(), set(), [call]
     while waiting:
-        code = waiting.pop()
-        if code in seen:
+        this = inspect.unwrap(waiting.pop())
+        if isinstance(this, type) and this.__module__ == call.__module__:
+            waiting += filter(inspect.isfunction, vars(this).values())
+        if not inspect.isfunction(this) or this in seen:
             continue
-        seen.add(code)
-        for constant in code.co_consts:
-            if isinstance(constant, types.CodeType):
-                waiting.append(constant)
-            else:
-                names.update(_named(constant))
-        for name in code.co_names:
-            other = module.get(name)
-            if isinstance(other, (str, Mapping, list, tuple)):
-                names.update(_named(other))
-            elif _package(getattr(other, "__module__", None)) == package:
-                waiting += filter(None, [getattr(other, "__code__", None)])
-    return frozenset(names)
+        seen.add(this)
+        codes = [this.__code__]
+        while codes:
+            code = codes.pop()
+            for constant in code.co_consts:
+                if isinstance(constant, types.CodeType):
+                    codes.append(constant)
+                else:
+                    names.update(_named(constant))
+            for name in code.co_names:
+                other = this.__globals__.get(name)
+                if isinstance(other, (str, Mapping, list, tuple)):
+                    names.update(_named(other))
+                elif _are_neighbours(other, call):
+                    waiting.append(other)
+    return names
 
 
-def _package(module: str | None) -> str:
-    return (module or "").partition(".")[0]
+def _are_neighbours(other: Any, call: Callable[..., Any]) -> bool:
+    """Whether both are of one module, or of one package that is not ours."""
+    theirs, own = getattr(other, "__module__", None), call.__module__
+    if theirs == own or theirs is None:
+        return theirs == own
+    top = own.partition(".")[0]
+    return top != "framework" and theirs.partition(".")[0] == top
 
 
 def _named(value: Any) -> Iterator[str]:

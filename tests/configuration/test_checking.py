@@ -302,6 +302,7 @@ FINE = (
     "keras.Adam.learning_rate = 1\nsoftmax_head.dropout = 0",
     "doctor.likeness = 0.9\nprepare.max_side = 9\nbenchmark.seconds = 1",
     "train.task = @of_a_kind()\nImageFolder.root = 'photos'",
+    "train.task = @OfAClass()\nImageFolder.root = 'photos'",
 )
 
 
@@ -320,6 +321,11 @@ def pick(kind):
 @TASKS.register()
 def of_a_kind(kind: str = "files") -> Task:
     return Task(pick(kind))
+
+@TASKS.register()
+class OfAClass(Task):
+    def __init__(self):
+        super().__init__(SOURCES["ImageFolder"])
 
 @AUGMENTATIONS.register()
 class OwnNoise(keras.layers.GaussianNoise):
