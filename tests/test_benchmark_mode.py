@@ -157,7 +157,7 @@ def test_an_interrupted_benchmark_leaves_nothing(in_tmp, monkeypatch):
 
 def test_choices_that_make_no_sense_are_refused(in_tmp):
     for binding, reason in (
-        ("train.xla = 'yes'", "'yes' (str); expected True or False"),
+        ("train.xla = 'yes'", "expected True or False or 'auto'"),
         ("train.steps_per_call = 'all'", "steps_per_call is 'all'"),
         ("train.steps_per_call = 0", "steps_per_call is 0"),
         ("train.precision = 'half'", "expected 'auto' or one of"),
