@@ -692,6 +692,7 @@ SLOW = {
     "rps_rendered.gin",
     "rps_finetune.gin",
     "rps_softmax.gin",
+    "rps_cnn.gin",
     # In phases, as test_phases has them.
     "cats_vs_dogs_finetune.gin",
     # As cats_vs_dogs_finetune.gin's first phase.

@@ -485,7 +485,9 @@ def time_limit(seconds):
         signal.signal(signal.SIGALRM, previous)
 
 
-@pytest.mark.parametrize("kind", [lambda e: e, streamed])
+@pytest.mark.parametrize(
+    "kind", [lambda e: e, pytest.param(streamed, marks=pytest.mark.slow)]
+)
 def test_a_service_shows_each_example_once_an_epoch(with_broken, service, kind):
     address, _ = service
     # Many times what is under way at once.
@@ -573,6 +575,7 @@ def test_a_service_is_announced():
     assert "neither bit-reproducible nor exactly resumable" in text
 
 
+@pytest.mark.slow
 def test_a_service_of_processes(examples):
     def start(*flags):
         process = subprocess.Popen(

@@ -297,6 +297,7 @@ prepare(data, f"{out}/tfrecord", progress=progress, **options)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_call_goes_on_to_the_same_files(photos, tmp_path):
     # In another process: what depends on chance there shows, too.
     killed = subprocess.run(
