@@ -389,8 +389,11 @@ def test_two_processes_go_on_with_the_same_sweep(stand_in, in_tmp):
     assert_each_was_done_once(in_tmp, lost, before)
 
 
-def test_ctrl_c_ends_all_and_leaves_a_page(stand_in, in_tmp):
+def test_ctrl_c_ends_all_and_leaves_a_page(stand_in, in_tmp, request):
     stand_in("time.sleep(2)")
+    # Who started the tests behind `nohup` or "&" has it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
     def interrupt():
         wait_for(lambda: (in_tmp / "here" / "trial-0001" / "starts").exists())

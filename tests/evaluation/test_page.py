@@ -348,7 +348,7 @@ def test_a_cross_validation_has_a_page_with_its_folds(tmp_path):
         [
             "train.folds = 2",
             "train.epochs = 1",
-            "shapes.examples = 60",
+            "shapes.examples = 100",
         ],
     )
     rows = found.with_head("Fold", "Accuracy")
