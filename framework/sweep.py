@@ -9,6 +9,7 @@ import sys
 
 from absl import app, flags, logging
 
+from framework.cli import parse_flags
 from framework.noise import STARTUP, standard_error_without
 
 # Before TensorFlow is imported, as in framework.main.
@@ -102,13 +103,5 @@ def _leave(message: str, status: int) -> None:
     sys.exit(status)
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """As absl does, but a mistake ends with 2 like any other of the user's."""
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        _leave(f"Error: {error} Expected flags: see --help.", 2)
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    app.run(main, flags_parser=parse_flags)

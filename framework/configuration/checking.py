@@ -14,6 +14,7 @@ name, in its code (`SOURCES["Tfds"]`).
 import dataclasses
 import functools
 import inspect
+import numbers
 import re
 import reprlib
 import types
@@ -42,8 +43,9 @@ from framework.registry import Registry
 Scope = tuple[str, ...]
 # (scope, selector, parameter) of a binding; of a macro (scope, "", "").
 Key = tuple[str, str, str]
+_NONE: frozenset[str] = frozenset()
 _CONTAINERS = (Sequence, list, tuple, Mapping, dict)
-_MACRO = "gin.macro"
+MACRO = "gin.macro"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +249,7 @@ class Uses:
                 self._visit(scope, _found(each))
 
     def _follow_macro(self, macro: Binding) -> None:
-        state = (tuple(macro.scope.split("/")), _MACRO)
+        state = (tuple(macro.scope.split("/")), MACRO)
         if state not in self.reached:
             self.reached.add(state)
             self._follow(macro.value, state[0])
@@ -396,24 +398,24 @@ class _Check:
             f"Expected a line {macro.name} = value.",
         )
 
-    def _resolved(self, value: Any) -> Any:
-        """The value with what its macros stand for."""
-        seen = set()
+    def _resolved(self, value: Any, within: frozenset[str] = _NONE) -> Any:
+        """The value with what its macros stand for, but for circles of them."""
         while isinstance(value, Macro) and value.name in self._macros:
-            if value.name in seen:
+            if value.name in within:
                 return value
-            seen.add(value.name)
+            within |= {value.name}
             value = self._macros[value.name].value
         if isinstance(value, (list, tuple)):
-            return type(value)(self._resolved(each) for each in value)
+            return type(value)(self._resolved(each, within) for each in value)
         return value
 
     def _twice(self, part: Text) -> None:
-        first: dict[Any, Binding] = {}
+        first: dict[Key, Binding] = {}
         for binding in part.statements:
-            if not isinstance(binding, Binding):
+            # Below `OVERRIDES` the last one wins, as on the command line.
+            if not isinstance(binding, Binding) or binding.section:
                 continue
-            key = (key_of(binding), binding.section)
+            key = key_of(binding)
             if key in first:
                 self._say(
                     binding.place,
@@ -421,7 +423,7 @@ class _Check:
                     f"{first[key].place.line} ({_short(first[key].value)}, now "
                     f"{_short(binding.value)}). Remove one of them.",
                 )
-            elif key[0]:
+            elif key:
                 first[key] = binding
 
     def _undone(self, part: Text) -> None:
@@ -429,7 +431,12 @@ class _Check:
         if not part.name:
             return  # The command line comes after the file: it overrides it.
         before: dict[Key, Binding] = {}
-        for statement in part.statements:
+        last = {
+            key: n
+            for n, each in enumerate(part.statements)
+            if isinstance(each, Binding) and (key := key_of(each))
+        }
+        for n, statement in enumerate(part.statements):
             if isinstance(statement, Binding):
                 if key := key_of(statement):
                     before[key] = statement
@@ -439,6 +446,9 @@ class _Check:
             now = {k: b for b in statement.bindings() if (k := key_of(b))}
             for key, binding in now.items():
                 earlier = before.get(key)
+                # What the file binds once more, below, is what holds.
+                if last.get(key, -1) > n:
+                    continue
                 if earlier and not _same(earlier.value, binding.value):
                     self._say(
                         earlier.place,
@@ -628,6 +638,8 @@ def _is_a(made: Any, hint: Any) -> bool:
     # Any is a class, too.
     if hint is Any or not isinstance(made, type) or not isinstance(hint, type):
         return True
+    if hint is float:  # As `registry.fits` has it.
+        return issubclass(made, numbers.Real) and made is not bool
     try:
         return issubclass(made, hint)
     except TypeError:  # A protocol.

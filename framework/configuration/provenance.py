@@ -3,7 +3,14 @@
 import inspect
 from collections.abc import Iterator
 
-from framework.configuration.checking import Key, Thing, Uses, find, key_of
+from framework.configuration.checking import (
+    MACRO,
+    Key,
+    Thing,
+    Uses,
+    find,
+    key_of,
+)
 from framework.configuration.reading import Binding, Text
 
 _COLUMN = 48
@@ -23,7 +30,7 @@ def provenance(text: Text, mode: str = "train") -> str:
     history: dict[Key, list[Binding]] = {}
     for binding in text.bindings():
         history.setdefault(key_of(binding), []).append(binding)
-    called = {selector for _, selector in uses.reached}
+    called = {selector for _, selector in uses.reached} - {MACRO}
     things = sorted(
         (thing for each in called if isinstance(thing := find(each), Thing)),
         key=lambda thing: (thing.name != mode, thing.name.lower()),

@@ -244,6 +244,9 @@ def test_twice_in_one_file_is_a_mistake_but_not_on_the_command_line(in_tmp):
         "include 'gin/smoke.gin'\ntrain.epochs = 2\ntrain.seed = 1\n"
         "train:\n    epochs = 3\n"
     )
+    asked = Configuration("gin/smoke.gin", ["train.seed = 2", "train.seed = 3"])
+    (in_tmp / "config.gin").write_text(asked.asked)
+    Configuration("config.gin")
     message = told(file="mine.gin")
     assert message.startswith("mine.gin:5: train.epochs is bound a second time")
     assert "after line 2 (2, now 3)" in message
@@ -256,6 +259,13 @@ def test_what_a_later_include_undoes(in_tmp):
     message = told(file="mine.gin")
     assert message.startswith("mine.gin:1: train.epochs = 7 is undone by")
     assert "gin/smoke.gin:11" in message and "mistakes" not in message
+    # What is bound below both holds, and nothing is lost.
+    (in_tmp / "mine.gin").write_text(
+        "include 'gin/base.gin'\ninclude 'gin/smoke.gin'\n"
+        "include 'other.gin'\ntrain.seed = 7\n"
+    )
+    (in_tmp / "other.gin").write_text("train.seed = 5\n")
+    Configuration("mine.gin")
     # By way of two files that both include a third.
     (in_tmp / "quick.gin").write_text(
         "include 'gin/base.gin'\ntrain.batch_size = 8\n"
@@ -266,6 +276,11 @@ def test_what_a_later_include_undoes(in_tmp):
     message = told(file="mine.gin")
     assert message.startswith("quick.gin:2: train.batch_size = 8 is undone by")
     assert "mine.gin:2" in message
+
+
+def test_a_circle_of_macros_is_no_endless_search(in_tmp):
+    circle = ("N = [%N]", "softmax_head.hidden = %N")
+    assert "train.seed is 'a'" in told(*circle, "train.seed = 'a'")
 
 
 def test_a_circle_of_includes(in_tmp):

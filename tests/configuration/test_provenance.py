@@ -39,6 +39,8 @@ def test_scopes_macros_and_what_is_unused():
     assert found["none"] == "[] # --gin_param"
     assert found["keras.SGD.momentum"] == "0.9 # --gin_param"
     assert "keras.SGD.nesterov" not in found
+    macros = ["train.epochs = %many", "many = 3"]
+    assert "gin.macro" not in Configuration("gin/smoke.gin", macros).printed()
 
 
 def test_of_another_mode():
