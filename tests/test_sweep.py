@@ -198,6 +198,18 @@ def test_mistakes_are_found_before_anything_is_written(
     assert sorted(in_tmp.rglob("*")) == before
 
 
+def test_what_no_trial_would_see_is_refused(stand_in, in_tmp):
+    stand_in()
+    (in_tmp / "space.gin").write_text(
+        "search.space = {'train.optimizer': @choice()}\n"
+        "choice.options = [@a/keras.SGD, @b/keras.SGD]\n"
+        "a/keras.SGD.momentum = 0.1\n"
+    )
+    with pytest.raises(UserError, match=r"space\.gin:3: a/keras\.SGD\.mome"):
+        quiet()
+    assert not (in_tmp / "here").exists()
+
+
 def test_a_monitor_needs_its_split(stand_in, in_tmp):
     stand_in()
     script = (in_tmp / "trial.py").read_text()

@@ -178,6 +178,10 @@ class Configuration:
         """All that a mode would take, and where each value comes from."""
         return provenance(self._text, mode)
 
+    def bound(self) -> list[reading.Binding]:
+        """All bindings, in the order of the text."""
+        return list(self._text.bindings())
+
     def binds(self, parameter: str) -> bool:
         """Whether a parameter is bound, be it to None."""
         return _is_bound(parameter)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from framework.configuration import Configuration, bindings, find_gin_file
+from framework.configuration.reading import MAY_BE_UNUSED
 from framework.console import say
 from framework.errors import UserError
 from framework.launch import WRAPPER, kill_group, share_gpus, visible_gpus
@@ -254,6 +255,15 @@ def _read(
             f"{space} does not bind search.space. Expected what to try, by "
             "parameter, as in gin/sweeps/smoke.gin."
         )
+    for each in configuration.bound():
+        # A trial is given what `search` draws, and nothing else of the space.
+        if each.name and not re.match(_OF_THE_SEARCH, each.key):
+            raise UserError(
+                f"{each.place}: {each.key} is bound in a sweep's space, where "
+                "no trial would see it. Expected search and its distributions "
+                f"there; bind it in {gin_file} or with --gin_param, with "
+                f"'# {MAY_BE_UNUSED}' where only some options read it."
+            )
     search = configuration.make("search")
     facts |= search.facts()
     for each in search.space:
