@@ -219,7 +219,7 @@ def description(name: str) -> Description:
         documented = {**of_recipe["Attributes"], **documented}
     signature = inspect.signature(thing)
     hints = registries.hints(thing)
-    # Others' hints are not meant to be read: see `checking.Thing`.
+    # Others' hints are not meant to be read: see `names.Thing`.
     own = thing.__module__.startswith(("framework.", "tasks."))
     parameters = []
     for each in registry.parameters(name):

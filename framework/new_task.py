@@ -147,10 +147,10 @@ def _check_name(name: str) -> None:
         )
     with standard_error_without(STARTUP):
         from framework import describing
-        from framework.configuration import checking, shipped_gin_files
+        from framework.configuration import names, shipped_gin_files
     describing.import_all()
     # gin names things by their last part, too: Adam is keras.Adam.
-    if checking.find(name):
+    if names.find(name):
         raise UserError(
             f"{name!r} is registered already: see --describe={name}. Choose "
             "another name."

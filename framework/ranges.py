@@ -37,6 +37,7 @@ class Range:
 
 
 Count = Annotated[int, Range(1)]
+Number = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0, open_below=True)]
 NotNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]

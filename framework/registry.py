@@ -15,6 +15,7 @@ import difflib
 import functools
 import inspect
 import numbers
+import os
 import reprlib
 import types
 import typing
@@ -301,40 +302,60 @@ def misfit(parameter: str, value: Any, hint: Any) -> str:
     )
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the hinted type; lenient where it can't tell."""
+def fits(
+    value: Any,
+    hint: Any,
+    stands_for: Callable[[Any, Any], bool | None] | None = None,
+) -> bool:
+    """Whether a value is of the hinted type; lenient where it can't tell.
+
+    Args:
+        value: what is given.
+        hint: a type hint.
+        stands_for: of a value and a hint, whether what the value stands for
+            fits; None of one that stands for itself.
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    each_fits = functools.partial(fits, stands_for=stands_for)
+    if hint is Any:
+        return True
     if origin in (typing.Union, types.UnionType):
-        return any(fits(value, option) for option in arguments)
+        return any(each_fits(value, option) for option in arguments)
     if origin is Annotated:
-        return fits(value, arguments[0]) and all(
+        return each_fits(value, arguments[0]) and all(
             value in limit
             for limit in arguments[1:]
             if isinstance(limit, Range) and isinstance(value, numbers.Real)
         )
+    if stands_for and (known := stands_for(value, hint)) is not None:
+        return known
     if origin is Literal:
+        # True is 1 to Python, but nobody means it.
         return any(
-            value == each and type(value) is type(each) for each in arguments
+            value == each and isinstance(value, bool) is isinstance(each, bool)
+            for each in arguments
         )
-    if hint is Any:
-        return True
     if hint is None or hint is types.NoneType:
         return value is None
     if hint in (int, float):
         kind = numbers.Integral if hint is int else numbers.Real
-        # True is an int to Python, but nobody means it.
         return isinstance(value, kind) and not isinstance(value, bool)
     if origin is Callable or hint is Callable:
         # Keras's schedules, layers and losses are callable too.
         return callable(value) and not isinstance(value, MADE)
-    if origin in (Sequence, list, tuple):
-        items = arguments[:1] if arguments else [Any]
-        return isinstance(value, (list, tuple)) and all(
-            fits(item, items[0]) for item in value
-        )
+    if origin in (Sequence, list, tuple) or hint in (list, tuple):
+        # gin files don't tell lists from tuples.
+        if not isinstance(value, (list, tuple)):
+            return False
+        if origin is tuple and arguments[1:] not in ((), (...,)):
+            return len(value) == len(arguments) and all(
+                map(each_fits, value, arguments)
+            )
+        item = arguments[0] if arguments else Any
+        return all(each_fits(each, item) for each in value)
     if origin in (Mapping, dict):
         return isinstance(value, Mapping) and all(
-            fits(key, arguments[0]) and fits(item, arguments[1])
+            each_fits(key, arguments[0]) and each_fits(item, arguments[1])
             for key, item in value.items()
         )
     if isinstance(hint, type):
@@ -396,6 +417,8 @@ def in_words(hint: Any) -> str:
     }
     if hint in words:
         return words[hint]
+    if isinstance(hint, type) and issubclass(hint, os.PathLike):
+        return "a path, which no gin file can write (let it be hinted as str)"
     name = getattr(hint, "__name__", str(hint))
     return f"a {name}, made with parentheses (@name())"
 

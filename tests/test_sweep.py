@@ -59,7 +59,7 @@ starts.write_text(starts.read_text() + "x" if starts.exists() else "x")
 start = len(starts.read_text())
 with open(place / "bindings", "a") as file:
     print(*job.bindings, sep=";", file=file)
-rate = float(re.search("rate = ([^;]*)", ";".join(job.bindings))[1])
+rate = float(re.search("(?i)rate = ([^;]*)", ";".join(job.bindings))[1])
 figures = []
 for epoch in range(1, 5):
     {each}
@@ -140,6 +140,22 @@ def test_the_shipped_space_fits_its_experiment():
     Configuration("gin/smoke.gin", search.bindings(ledger.first_values(search)))
 
 
+def test_a_macro_can_be_searched(stand_in, in_tmp):
+    stand_in()
+    (in_tmp / "mine.gin").write_text(
+        "include 'gin/smoke.gin'\nRATE = 0.1\n"
+        "keras.Adam.learning_rate = %RATE\n"
+    )
+    (in_tmp / "space.gin").write_text(
+        "search.space = {'RATE': @uniform()}\n"
+        "uniform.low = 1e-4\nuniform.high = 1e-2\nsearch.trials = 1\n"
+    )
+    sweep("mine.gin", "space.gin", console=Console(quiet=True), workdir="here")
+    (row,) = rows()
+    assert row["state"] == "complete"
+    assert 1e-4 <= float(row["RATE"]) <= 1e-2
+
+
 def test_references_are_written_as_gin_has_them(in_tmp):
     search = space(
         "search.space = {'train.optimizer': @choice()}\n"
@@ -180,7 +196,23 @@ def test_a_space_without_sense_is_refused(in_tmp, text, message):
         (["train.batch_size = 4"], {}, "Leave one of them out"),
         (["search.space = {'pipeline.resiz': @integer()}"], {}, "'resize'"),
         (["search.space = {'sotfmax_head.bias': @integer()}"], {}, "softmax_"),
-        (["search.space = {'nothing': @integer()}"], {}, "a parameter as"),
+        (["search.space = {'nothing': @integer()}"], {}, "uses %nothing"),
+        (["search.space = {'a b': @integer()}"], {}, "a parameter as"),
+        (
+            ["search.space = {'softmax_head.dropout': @integer()}"],
+            {},
+            "space.gin has trials made .*dropout is 8",
+        ),
+        (["hidden/choice.options = [[], 'none']"], {}, "hidden is 'none'"),
+        (
+            [
+                "search.space = {'keras.Adam.learning_rate': @integer(), "
+                "'Adam.learning_rate': @integer()}"
+            ],
+            {},
+            "Adam.learning_rate, which are one parameter",
+        ),
+        (["Adam.learning_rate = 0.1"], {}, "binds Adam.learning_rate"),
         (["search.space = {'a.b': 3}"], {}, "expected @uniform"),
         ([], {"workers": 0}, "--workers is 0"),
         ([], {"trials": 0}, "--trials is 0"),

@@ -197,8 +197,7 @@ class Configuration:
             if not re.search(rf"^import {re.escape(module)}$", text, re.M)
         ]
         # It was used, be it by code that names things itself.
-        mark = f"# What is bound here {reading.MAY_BE_UNUSED}."
-        return "\n".join([mark, *lines, text])
+        return "\n".join([reading.ALL_MAY_BE_UNUSED, *lines, text])
 
 
 def overriding(bindings: Sequence[str]) -> str:

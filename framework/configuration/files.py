@@ -1,5 +1,6 @@
 """Turns the name of a gin file into the file: one's own, or a shipped one."""
 
+import io
 import os
 import re
 
@@ -59,9 +60,24 @@ def shipped_gin_files() -> list[str]:
     ]
 
 
-def open_gin_file(name: str):
-    """The file, open to be read as text."""
-    return tf.io.gfile.GFile(find_gin_file(name), "r")
+def open_gin_file(name: str) -> io.StringIO:
+    """The file's text, open to be read.
+
+    Raises:
+        UserError: there is no such file, or it is not in UTF-8.
+    """
+    with tf.io.gfile.GFile(find_gin_file(name), "rb") as file:
+        held = file.read()
+    try:
+        # Some editors begin a file with a mark of its bytes' order.
+        return io.StringIO(held.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = held.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{name}:{line}: the byte 0x{held[error.start]:02x} is no UTF-8. "
+            "Expected a text in that encoding; save the file so, or write it "
+            "in plain letters."
+        ) from error
 
 
 def _is_gin_file(name: str) -> bool:
@@ -72,4 +88,5 @@ def _is_gin_file(name: str) -> bool:
     return True
 
 
-gin.config.register_file_reader(open_gin_file, _is_gin_file)
+# Before gin's own reader, which takes any encoding.
+gin.config._FILE_READERS.insert(0, (open_gin_file, _is_gin_file))

@@ -3,15 +3,9 @@
 import inspect
 from collections.abc import Iterator
 
-from framework.configuration.checking import (
-    MACRO,
-    Key,
-    Thing,
-    Uses,
-    find,
-    key_of,
-)
+from framework.configuration.names import MACRO, Thing, look_up
 from framework.configuration.reading import Binding, Text
+from framework.configuration.uses import Key, Uses, key_of
 
 _COLUMN = 48
 
@@ -32,7 +26,7 @@ def provenance(text: Text, mode: str = "train") -> str:
         history.setdefault(key_of(binding), []).append(binding)
     called = {selector for _, selector in uses.reached} - {MACRO}
     things = sorted(
-        (thing for each in called if isinstance(thing := find(each), Thing)),
+        filter(None, map(look_up, called)),
         key=lambda thing: (thing.name != mode, thing.name.lower()),
     )
     bound = {key[1] for key in uses.final}

@@ -4,6 +4,7 @@ gin itself, while it parses, forgets where a value came from and what it took
 the place of. Its grammar is read here by its own parser, and nothing is bound.
 """
 
+import contextlib
 import dataclasses
 import io
 import re
@@ -17,10 +18,12 @@ from gin import config_parser
 from framework.configuration.files import find_gin_file, open_gin_file
 from framework.errors import UserError
 
-# Beside a binding: it may be unused. In a comment before the first statement:
-# any of the file may be.
+# A comment that begins so, beside a binding or the head of a block: what is
+# bound there may be unused.
 MAY_BE_UNUSED = "may be unused"
-_MARK = re.compile(rf"#.*\b{MAY_BE_UNUSED}\b")
+_MARK = re.compile(rf"#+\s*{MAY_BE_UNUSED}\b")
+# A line of its own before the first statement: so may all of the file be.
+ALL_MAY_BE_UNUSED = f"# All of it {MAY_BE_UNUSED}."
 # A line of its own: what is below may bind once more what is above.
 OVERRIDES = "# Given besides, in place of what is above:"
 COMMAND_LINE = "--gin_param"
@@ -189,6 +192,11 @@ def read(gin_file: str, bindings: Sequence[str]) -> tuple[Text, list[Problem]]:
     return Text("", [file, given]), reader.problems
 
 
+def parse(bindings: Sequence[str]) -> Text:
+    """What gin lines say, as far as they can be read."""
+    return _Reader().text(COMMAND_LINE, "\n".join(bindings))
+
+
 class _Reader:
     """Files -> texts; keeps the problems."""
 
@@ -212,16 +220,17 @@ class _Reader:
 
     def text(self, name: str, written: str, place: Place | None = None) -> Text:
         statements: list[Any] = []
-        lines = written.splitlines()
-        all_may = _may_all_be_unused(lines)
+        lines = written.split("\n")
+        marked = _marked(written)
         parser = None
         try:
             parser = _Parser(written, name)
             while statement := parser.parse_statement():
                 here = Place(name, statement.location.line_num)
-                may_be = all_may or bool(_MARK.search(lines[here.line - 1]))
                 section = lines[: here.line].count(OVERRIDES)
-                made = self._statement(statement, here, may_be, section)
+                made = self._statement(
+                    statement, here, here.line in marked, section
+                )
                 if made is not None:
                     statements.append(made)
         except (SyntaxError, ValueError, tokenize.TokenError) as error:
@@ -285,13 +294,32 @@ class _Parser(config_parser.ConfigParser):
         return super()._maybe_parse_macro()
 
 
-def _may_all_be_unused(lines: Sequence[str]) -> bool:
-    for line in lines:
-        if line.strip() and not line.lstrip().startswith("#"):
-            return False
-        if _MARK.search(line):
-            return True
-    return False
+def _marked(written: str) -> set[int]:
+    """The lines with statements of which a comment says they may be unused."""
+    lines: set[int] = set()
+    first = last = None  # Of a statement: its first token, the latest one.
+    is_marked = has_any = head = False
+    blocks = [False]  # Whether all of a block is, by the blocks around a line.
+    with contextlib.suppress(tokenize.TokenError, SyntaxError):
+        for token in tokenize.generate_tokens(io.StringIO(written).readline):
+            if token.type == tokenize.COMMENT:
+                text = token.string.rstrip()
+                if first is not None:
+                    is_marked = is_marked or bool(_MARK.match(text))
+                elif not has_any and text == ALL_MAY_BE_UNUSED:
+                    blocks[0] = True
+            elif token.type == tokenize.INDENT:
+                blocks.append(blocks[-1] or head)
+            elif token.type == tokenize.DEDENT:
+                blocks.pop()
+            elif token.type == tokenize.NEWLINE:
+                head = is_marked and last.string == ":"
+                if first and (is_marked or blocks[-1]):
+                    lines.update(range(first.start[0], token.start[0] + 1))
+                first, is_marked = None, False
+            elif token.type not in (tokenize.NL, tokenize.ENDMARKER):
+                first, last, has_any = first or token, token, True
+    return lines
 
 
 def _syntax(

@@ -117,7 +117,7 @@ def write(asked: Asked, ledger: Ledger) -> tuple[Swept, list[str]]:
             search=search,
             rows=by_rank,
             best=best,
-            bindings=search.bindings(values) if best else [],
+            bindings=search.lines(values) if best else [],
             command=command,
             short=_short(asked) if best else None,
             counts=[
@@ -143,7 +143,7 @@ def write(asked: Asked, ledger: Ledger) -> tuple[Swept, list[str]]:
     if best:
         lines = [
             f"Best: trial {best.number}, {search.monitor} {best.value:.4f}: "
-            f"{'; '.join(swept.bindings)}",
+            f"{'; '.join(search.lines(values))}",
             *lines,
             "The best trial once more, with its report:",
             f"    {_short(asked)}",

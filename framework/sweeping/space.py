@@ -4,22 +4,20 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from framework.configuration.reading import MAY_BE_UNUSED
 from framework.errors import UserError
-from framework.registry import PARTS, bound, current_scope, nearest
+from framework.ranges import Count, Number, Seed
+from framework.registry import PARTS, bound, current_scope
 
 # What of the monitored figures is better when it is lower.
 _LOWER_IS_BETTER = ("loss",)
-MONITORS = tuple(
-    f"{split}.{figure}"
-    for split in ("validation", "train")
-    for figure in ("accuracy", "loss")
-)
-SAMPLERS = ("tpe", "random", "grid")
-PRUNERS = ("median", "hyperband", "none")
-_PARAMETER = r"([\w.]+/)*[\w.]*\w\.\w+"
+Monitor = Literal[
+    "validation.accuracy", "validation.loss", "train.accuracy", "train.loss"
+]
+# With a name before the dot, or of a macro.
+_PARAMETER = r"([\w.]+/)*[\w.]*\w"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +46,14 @@ class Distribution:
         if self.is_whole:
             return tuple(range(int(self.low), int(self.high) + 1))
         return None
+
+    @property
+    def extremes(self) -> tuple[Any, ...]:
+        """The values between or among which all others are."""
+        if self.options:
+            return self.options
+        kind = int if self.is_whole else float
+        return kind(self.low), kind(self.high)
 
     def written(self, value: Any) -> str:
         """A value of it as gin files write it."""
@@ -169,39 +175,16 @@ class Search:
     """
 
     space: Mapping[str, Any]
-    trials: int = 20
-    monitor: str = "validation.accuracy"
-    sampler: str = "tpe"
-    pruner: str = "median"
-    startup_trials: int = 4
-    warmup_epochs: int = 1
-    seed: int = 0
+    trials: Count = 20
+    monitor: Monitor = "validation.accuracy"
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    pruner: Literal["median", "hyperband", "none"] = "median"
+    startup_trials: Number = 4
+    warmup_epochs: Number = 1
+    seed: Seed = 0
 
     def __post_init__(self):
         self._check_space()
-        for name, known in (
-            ("monitor", MONITORS),
-            ("sampler", SAMPLERS),
-            ("pruner", PRUNERS),
-        ):
-            value = getattr(self, name)
-            if value not in known:
-                hint = nearest(value, known)
-                raise UserError(
-                    f"search.{name} is {value!r}; expected {' or '.join(known)}"
-                    f".{hint and ' ' + hint}"
-                )
-        for name, least in (
-            ("trials", 1),
-            ("startup_trials", 0),
-            ("warmup_epochs", 0),
-            ("seed", 0),
-        ):
-            if getattr(self, name) < least:
-                raise UserError(
-                    f"search.{name} is {getattr(self, name)}; expected a whole "
-                    f"number, at least {least}."
-                )
         endless = [n for n, d in self.space.items() if d.values is None]
         if self.sampler == "grid" and endless:
             raise UserError(
@@ -244,16 +227,21 @@ class Search:
             return None
         return math.prod(len(d.values) for d in self.space.values())
 
-    def bindings(self, values: Mapping[str, Any]) -> list[str]:
-        """The gin lines of a trial.
+    def lines(self, values: Mapping[str, Any]) -> list[str]:
+        """What a trial binds, to be read.
 
         Args:
             values: by parameter, a number or an option's text.
         """
         return [
-            f"{name} = {what.written(values[name])}{self._mark(name)}"
+            f"{name} = {what.written(values[name])}"
             for name, what in self.space.items()
         ]
+
+    def bindings(self, values: Mapping[str, Any]) -> list[str]:
+        """The same, to be given to gin."""
+        lines = zip(self.lines(values), self.space, strict=True)
+        return [f"{line}{self._mark(name)}" for line, name in lines]
 
     def _mark(self, name: str) -> str:
         """What only some option of another parameter reads may be unused."""

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from framework.configuration import Configuration, bindings, find_gin_file
-from framework.configuration.reading import MAY_BE_UNUSED
+from framework.configuration.checking import check
+from framework.configuration.reading import (
+    COMMAND_LINE,
+    MAY_BE_UNUSED,
+    parse,
+    read,
+)
+from framework.configuration.uses import Key, key_of
 from framework.console import say
 from framework.errors import UserError
 from framework.launch import WRAPPER, kill_group, share_gpus, visible_gpus
@@ -188,6 +195,7 @@ def sweep(
         )
     gpus = share_gpus(visible_gpus(os.environ), workers)
     asked = _read(gin_file, space, bindings, imports, workdir)
+    _check_values(asked, space)
     is_new = not os.path.exists(asked.directory) or not os.listdir(
         asked.directory
     )
@@ -221,9 +229,26 @@ def place(number: int) -> str:
     return f"trial-{number:04}"
 
 
-def _parameter(line: str) -> str:
-    """What a gin line binds."""
-    return line.partition("=")[0].strip()
+def _check_names(search: Search, lines: Sequence[str]) -> None:
+    """Raises a UserError where a parameter is searched and bound, or twice."""
+    given = {key_of(each): each.key for each in parse(lines).bindings()}
+    searched: dict[Key | None, str] = {}
+    for name in search.space:
+        (binding,) = parse([f"{name} = None"]).bindings()
+        key = key_of(binding)
+        if key is None:  # Unknown; the check of the trials tells more.
+            continue
+        if key in given:
+            raise UserError(
+                f"--gin_param binds {given[key]}, and search.space is to try "
+                f"values of {name}, which is the same. Leave one of them out."
+            )
+        if key in searched:
+            raise UserError(
+                f"search.space has {searched[key]} and {name}, which are one "
+                "parameter. Leave one of them out."
+            )
+        searched[key] = name
 
 
 def _read(
@@ -266,12 +291,7 @@ def _read(
             )
     search = configuration.make("search")
     facts |= search.facts()
-    for each in search.space:
-        if each in map(_parameter, own):
-            raise UserError(
-                f"--gin_param binds {each}, which the sweep is to try values "
-                "of. Leave one of them out."
-            )
+    _check_names(search, own)
     directory = workdir or os.path.join("sweeps", name)
     if "://" in directory:
         raise UserError(
@@ -299,6 +319,29 @@ def _make(directory: str) -> None:
         ) from error
 
 
+def _check_values(asked: Asked, space: str) -> None:
+    """Checks each value that there is, or the least and the largest.
+
+    Raises:
+        UserError: one of them is none for its parameter.
+    """
+    possible = {n: what.extremes for n, what in asked.search.space.items()}
+    values = {name: each[0] for name, each in possible.items()}
+    tried = [{**values, n: v} for n, each in possible.items() for v in each]
+    problems = {}
+    for each in tried:
+        text, found = read(asked.gin_file, asked.job(each, None).bindings)
+        for problem in found or check(text):
+            # Where the trial's own lines stand, nobody can look.
+            is_own = problem.place.file == COMMAND_LINE
+            problems[problem.text if is_own else str(problem)] = None
+    if problems:
+        raise UserError(
+            f"{space} has trials made that {asked.gin_file} can't be: "
+            + "\n  ".join(problems)
+        )
+
+
 def _check_first(asked: Asked, values: dict, console: Console) -> None:
     """Builds the first trial, and trains nothing.
 
@@ -306,14 +349,6 @@ def _check_first(asked: Asked, values: dict, console: Console) -> None:
         UserError: it can't be built, or has not what it would be judged by.
     """
     job = asked.job(values, None)
-    # With gin's own account: names and parameters, the nearest right ones.
-    try:
-        Configuration(asked.gin_file, job.bindings, asked.imports)
-    except UserError as error:
-        raise UserError(
-            f"The first trial can't be made of {asked.gin_file}. "
-            f"{error.message}"
-        ) from error
     say(console, "Building the first trial, to find what doesn't fit ...")
     process = _Process(job, log=None)
     try:
@@ -325,7 +360,7 @@ def _check_first(asked: Asked, values: dict, console: Console) -> None:
         process.kill()
     if told.get("end") == "failed":
         raise UserError(
-            f"The first trial ({'; '.join(asked.search.bindings(values))}) "
+            f"The first trial ({'; '.join(asked.search.lines(values))}) "
             f"can't be built. {told['reason']}"
         )
     if told.get("end") != "rehearsed":

@@ -218,10 +218,49 @@ def test_a_binding_may_be_unused_if_it_says_so(in_tmp):
     binding = "keras.SGD.momentum = 0.9"
     assert "nothing uses keras.SGD" in told(binding)
     Configuration("gin/smoke.gin", [f"{binding}  # may be unused, for later"])
-    (in_tmp / "file.gin").write_text(
-        f"# All of it may be unused.\n\ninclude 'gin/smoke.gin'\n{binding}\n"
-    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# Of old.\n# All of it may be unused.\n\n"
+        "keras.SGD.momentum = 0.9\nsome = 3\n",
+        "keras.SGD:  # may be unused\n    momentum = 0.9\n    name = 'me'\n",
+        "some = {\n    'a': 1,\n    'b': 2,\n}  # may be unused\n",
+    ],
+)
+def test_what_a_mark_is_of(in_tmp, text):
+    include = "include 'gin/smoke.gin'\n"
+    (in_tmp / "file.gin").write_text(f"{text}{include}")
     Configuration("file.gin")
+    (in_tmp / "file.gin").write_text(text.replace("be unused", "go") + include)
+    with pytest.raises(UserError, match="nothing uses"):
+        Configuration("file.gin")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# Where a value may be unused, it is marked.\nsome = 3\n",
+        "train.seed = 1  # may be unused\nsome = 3\n",
+        "some = '# may be unused'\n",
+        "keras.SGD:  # may be unused\n    momentum = 0.9\nsome = 3\n",
+        "train.seed = 1\n# All of it may be unused.\nsome = 3\n",
+    ],
+)
+def test_what_is_no_mark(in_tmp, text):
+    (in_tmp / "file.gin").write_text(f"include 'gin/smoke.gin'\n{text}")
+    with pytest.raises(UserError, match="nothing uses %some"):
+        Configuration("file.gin")
+
+
+def test_only_utf_8_is_read(in_tmp):
+    file = in_tmp / "file.gin"
+    file.write_text("# Größe\ninclude 'gin/smoke.gin'\n", encoding="utf-8-sig")
+    Configuration("file.gin")
+    file.write_text("\n# Größe\ninclude 'gin/smoke.gin'\n", encoding="latin-1")
+    with pytest.raises(UserError, match="gin:2: the byte 0xf6"):
+        Configuration("file.gin")
 
 
 def test_what_an_override_leaves_without_a_use_is_no_mistake(in_tmp):
