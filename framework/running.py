@@ -1,5 +1,6 @@
 """Turns a gin file and a few bindings into a finished run, from Python."""
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from framework.training.trainer import Observer
 
 
 def run(
-    gin_file: str,
+    gin_file: str | os.PathLike,
     bindings: Sequence[str] = (),
     *,
     imports: Sequence[str] = (),

@@ -3,12 +3,12 @@
 from framework.configuration.configuration import (
     Configuration,
     bindings,
-    import_named,
-    import_registered,
+    listed,
     operative_now,
     overriding,
 )
 from framework.configuration.files import find_gin_file, shipped_gin_files
+from framework.configuration.importing import import_named, import_registered
 
 __all__ = [
     "Configuration",
@@ -16,6 +16,7 @@ __all__ = [
     "find_gin_file",
     "import_named",
     "import_registered",
+    "listed",
     "operative_now",
     "overriding",
     "shipped_gin_files",

@@ -1,45 +1,21 @@
 """Turns gin files, bindings and imports into a configuration, and back."""
 
+import contextlib
 import copy
-import importlib
-import importlib.metadata
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gin
 
 from framework.configuration import checking, reading
 from framework.configuration.files import find_gin_file, open_gin_file
+from framework.configuration.importing import import_named, import_registered
 from framework.configuration.provenance import provenance
 from framework.errors import UserError
 from framework.registry import BACKBONES, MODES, all_names, find
 from framework.task import Task
-
-ENTRY_POINTS = "framework.tasks"
-# What registers the names that every gin file may use.
-_OWN_MODULES = (
-    "framework.data.folder",
-    "framework.data.manifest",
-    "framework.data.prepared",
-    "framework.data.tfds",
-    "framework.data.pipeline",
-    "framework.model.classifier",
-    "framework.training.checkpoints",
-    "framework.training.distribution",
-    "framework.training.optimizers",
-    "framework.training.early_stopping",
-    "framework.training.phases",
-    "framework.training.schedules",
-    "framework.modes.benchmark",
-    "framework.modes.doctor",
-    "framework.modes.lr_find",
-    "framework.modes.prepare",
-    "framework.modes.show_batch",
-    "framework.modes.train",
-    "framework.sweeping.space",
-)
 
 
 class Configuration:
@@ -52,7 +28,7 @@ class Configuration:
 
     def __init__(
         self,
-        gin_file: str,
+        gin_file: str | os.PathLike,
         bindings: Sequence[str] = (),
         imports: Sequence[str] = (),
     ):
@@ -66,6 +42,14 @@ class Configuration:
         Raises:
             UserError: with gin's own account of what is wrong, and where.
         """
+        bindings = listed("bindings", bindings)
+        imports = listed("imports", imports)
+        if not isinstance(gin_file, (str, os.PathLike)):
+            raise UserError(
+                f"gin_file is {gin_file!r}; expected the path of a gin file, "
+                "or the name of a shipped one ('gin/smoke.gin')."
+            )
+        gin_file = os.fspath(gin_file)
         path = find_gin_file(gin_file)
         self.name = os.path.splitext(os.path.basename(path))[0]
         self._imports = list(imports)
@@ -200,6 +184,25 @@ class Configuration:
         return "\n".join([reading.ALL_MAY_BE_UNUSED, *lines, text])
 
 
+def listed(name: str, texts: Iterable[str] | None) -> tuple[str, ...]:
+    """Some texts, given in whatever holds texts; None for no text.
+
+    Raises:
+        UserError: it is one text, or holds something else.
+    """
+    found = () if texts is None else texts
+    if not isinstance(found, str):
+        with contextlib.suppress(TypeError):
+            found = tuple(found)
+            if all(isinstance(each, str) for each in found):
+                return found
+    raise UserError(
+        f"{name} is {texts!r}; expected a list of texts, ['train.epochs = 3']."
+        if name == "bindings"
+        else f"{name} is {texts!r}; expected a list of texts."
+    )
+
+
 def overriding(bindings: Sequence[str]) -> str:
     """Lines to end a gin file with that may bind anew what it binds."""
     if not bindings:
@@ -225,44 +228,6 @@ def bindings(text: str) -> dict[str, str]:
         else:
             parameter = None
     return {name: " ".join(value.split()) for name, value in bound.items()}
-
-
-def import_registered() -> list[str]:
-    """Imports what registers names for every gin file; plug-ins' modules.
-
-    Those are named by entry points, and a run writes them down.
-
-    Raises:
-        UserError: a plug-in can't be imported.
-    """
-    for module in _OWN_MODULES:
-        importlib.import_module(module)
-    plug_ins = []
-    for point in importlib.metadata.entry_points(group=ENTRY_POINTS):
-        _import(point.module, f"the entry point {point.name!r}")
-        plug_ins.append(point.module)
-    return plug_ins
-
-
-def import_named(modules: Sequence[str]) -> None:
-    """Imports what `--import` names.
-
-    Raises:
-        UserError: there is no such module.
-    """
-    for module in modules:
-        _import(module, "--import")
-
-
-def _import(module: str, whence: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{whence} names the module {module!r}, which can't be imported: "
-            f"{error}. Expected a module in the working directory "
-            f"({os.getcwd()}) or in an installed package."
-        ) from error
 
 
 def _bound(parameter: str):

@@ -12,10 +12,10 @@ import tokenize
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import gin
 from gin import config_parser
 
 from framework.configuration.files import find_gin_file, open_gin_file
+from framework.configuration.importing import why_not
 from framework.errors import UserError
 
 # A comment that begins so, beside a binding or the head of a block: what is
@@ -351,14 +351,5 @@ def imported(statement: Import) -> str | None:
             "Expected imports of modules that register theirs "
             "(@TASKS.register())."
         )
-    try:
-        gin.parse_config(statement.text)
-    except UserError as error:
-        return error.message
-    except Exception as error:
-        why = " ".join(str(error).split()).partition(" In file ")[0]
-        return (
-            f"{statement.module!r} can't be imported: {type(error).__name__}: "
-            f"{why}"
-        )
-    return None
+    why = why_not(statement.module)
+    return f"{statement.module!r} can't be imported: {why}." if why else None

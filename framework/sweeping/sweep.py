@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from framework.configuration import Configuration, bindings, find_gin_file
+from framework.configuration import (
+    Configuration,
+    bindings,
+    find_gin_file,
+    listed,
+)
 from framework.configuration.checking import check
 from framework.configuration.reading import (
     COMMAND_LINE,
@@ -194,6 +199,8 @@ def sweep(
             "same command, with a --storage and a --workdir that they share."
         )
     gpus = share_gpus(visible_gpus(os.environ), workers)
+    bindings = listed("bindings", bindings)
+    imports = listed("imports", imports)
     asked = _read(gin_file, space, bindings, imports, workdir)
     _check_values(asked, space)
     is_new = not os.path.exists(asked.directory) or not os.listdir(

@@ -410,3 +410,51 @@ def test_phases_are_scopes(in_tmp):
     assert (
         "Did you mean 'tune'?" in message and "Scopes: head, tune." in message
     )
+
+
+@pytest.mark.parametrize(
+    "code, message",
+    [
+        ("def f(:", r"SyntaxError: .* \(.*mine_broken.py:2\)"),
+        ("1 / 0", r"ZeroDivisionError: division by zero \(.*broken.py:2\)"),
+        ("import sys; sys.exit(3)", r"SystemExit: 3 \(.*broken.py:2\)"),
+        ("import nothing_like_it", r"No module named 'nothing_like_it' \("),
+    ],
+)
+def test_a_plug_in_that_breaks_is_told_with_its_line(
+    in_tmp, monkeypatch, code, message
+):
+    monkeypatch.syspath_prepend(in_tmp)
+    (in_tmp / "mine_broken.py").write_text(f"# Mine.\n{code}\n")
+    (in_tmp / "mine.gin").write_text(
+        "import mine_broken\ninclude 'gin/smoke.gin'\n"
+    )
+    with pytest.raises(UserError, match=f"--import names .*{message}"):
+        Configuration("gin/smoke.gin", imports=["mine_broken"])
+    with pytest.raises(UserError, match=f"mine.gin:1: .*{message}") as told:
+        Configuration("mine.gin")
+    assert "In bindings string" not in str(told.value)
+
+
+def test_what_python_may_give(in_tmp):
+    (in_tmp / "mine.gin").write_text("include 'gin/smoke.gin'\n")
+    lines = (f"train.epochs = {each}" for each in (3, 4))
+    made = Configuration(in_tmp / "mine.gin", lines, None)
+    assert "train.epochs = 4" in made.whole()
+    for wrong in ("train.epochs = 3", [3], 3):
+        with pytest.raises(UserError, match=r"list of texts, \['train"):
+            Configuration("gin/smoke.gin", wrong)
+    with pytest.raises(UserError, match="gin_file is None; expected the path"):
+        Configuration(None)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "N = %N\nM = 1\ntrain.epochs = %N",
+        "N = %M\nM = %N\ntrain.epochs = %N",
+        "N = [%M]\nM = {'a': %N}\ntrain.epochs = %N",
+    ],
+)
+def test_a_circle_of_macros_is_told(lines):
+    assert "%N is made of itself (%N, " in told(lines)
