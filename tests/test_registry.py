@@ -1,11 +1,22 @@
-from collections.abc import Callable, Sequence
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import gin
 import keras
 import pytest
 
+from framework.configuration import fitting
+from framework.configuration.reading import Place, Reference
 from framework.errors import UserError
-from framework.registry import AUGMENTATIONS, BACKBONES, Registry, nearest
+from framework.registry import (
+    AUGMENTATIONS,
+    BACKBONES,
+    Registry,
+    fits,
+    nearest,
+)
 
 
 @pytest.fixture
@@ -91,6 +102,56 @@ def test_values_are_checked_against_type_hints(registry):
     with pytest.raises(ValueError, match="filled_in"):
         gin.parse_config("gadget_with_hints.filled_in = 2")
     assert "filled_in" not in registry.parameters("gadget_with_hints")
+
+
+class Names(list):
+    pass
+
+
+@pytest.mark.parametrize(
+    "value, hint, expected",
+    [
+        (1, Literal[1.0, 2.0], True),
+        (True, Literal[1, 2], False),
+        (3, Literal[1.0, 2.0], False),
+        ((1, 2), list, True),
+        ([1, 2], list[int], True),
+        ([1, "a"], tuple[int, str], True),
+        ([1, 2], tuple[int, str], False),
+        ([1], tuple[int, str], False),
+        ((1, 2, 3), tuple[int, ...], True),
+        ((1, "a"), tuple[int, ...], False),
+        ("text", object, True),
+        ("a/b", pathlib.Path, False),
+        ({"a": 1}, dict[str, int], True),
+        ({"a": "b"}, Mapping[str, int], False),
+    ],
+)
+def test_hints(value, hint, expected):
+    assert fits(value, hint) is expected
+    # References and macros may stand in a value as written.
+    assert fitting.fits(value, hint) is expected
+
+
+def test_hints_of_references(registry):
+    @registry.register()
+    def gadget_of_names() -> Names:
+        return Names()
+
+    made = Reference("", "gadget_of_names", True, Place("", 1))
+    itself = dataclasses.replace(made, is_made=False)
+    for value, hint, expected in (
+        (made, Sequence[str], True),
+        (made, list, True),
+        (made, object, True),
+        (itself, object, True),
+        (itself, Sequence[str], False),
+        ([made], Sequence[int], False),
+        ({"a": made}, Mapping[str, list], True),
+        ({"a": made}, Mapping[str, int], False),
+        (made, int | None, False),
+    ):
+        assert fitting.fits(value, hint) is expected, (value, hint)
 
 
 def test_adopted_things_stay_what_they_are():

@@ -48,7 +48,8 @@ def _refers(reference: Reference, hint: Any) -> bool:
             "__call__" in vars(base) for base in made.__mro__
         )
     if not reference.is_made:
-        return not isinstance(hint, type) or hint in (type, object)
+        is_open = not isinstance(hint, type) and origin not in _CONTAINERS
+        return is_open or hint in (type, object)
     if origin in _CONTAINERS:
         return not isinstance(made, type) or issubclass(made, _CONTAINERS)
     if typing.get_origin(made) in _CONTAINERS:

@@ -76,10 +76,8 @@ def _rank(names: list[str], name: str) -> int:
 
 def _line(key: str, bindings: list[Binding]) -> str:
     *before, last = bindings
-    origin = str(last.place)
-    if before:
-        replaced = before[-1]
-        origin += f", in place of {replaced.value!r} ({replaced.place})"
+    replaced = (f"{each.value!r} ({each.place})" for each in reversed(before))
+    origin = ", in place of ".join([str(last.place), *replaced])
     return _with(f"{key} = {last.value!r}", origin)
 
 

@@ -334,6 +334,8 @@ def _syntax(
         line = parser.current_token.start[0] if parser else 1
     line = min(max(line, 1), max(len(lines), 1))
     why = " ".join(str(error.args[0] if error.args else error).split())
+    if why.startswith("malformed node or string"):
+        why = "the value is neither a number, a text in quotes nor a list"
     shown = lines[line - 1].strip() if lines else ""
     return Problem(
         Place(name, line),

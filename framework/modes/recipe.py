@@ -518,7 +518,7 @@ def _what_is_trained(built: Classifier, plan: Plan, phase: Phase) -> str:
     ]
     return (
         f"{counts[0]:,} of {counts[1]:,} parameters are trained, for "
-        f"{plan.epochs} epochs of "
+        f"{plan.epochs} {'epoch' if plan.epochs == 1 else 'epochs'} of "
         f"{plan.last_step(plan.first_epoch) - plan.first_step} steps at batch "
         f"{plan.batch_size}"
         + (

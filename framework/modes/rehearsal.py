@@ -65,9 +65,9 @@ class Rehearsed:
                 if self.operations
                 else ""
             ),
-            f"Memory: weights {_megabytes(weights)}, optimizer "
-            f"{_megabytes(remembered)}; {holder} held {_megabytes(self.held)} "
-            "after some updates.",
+            f"Memory: weights {_size(weights)}, optimizer "
+            f"{_size(remembered)}; {holder} held {_size(self.held)} after "
+            "some updates.",
         ]
         if self.seconds is not None:
             lines.append(
@@ -162,7 +162,9 @@ def _bytes(variables) -> int:
     )
 
 
-def _megabytes(count: int) -> str:
+def _size(count: int) -> str:
+    if count < 1e6:
+        return f"{count / 1e3:,.1f} kB"
     return f"{count / 1e6:,.1f} MB" if count < 1e7 else f"{count / 1e6:,.0f} MB"
 
 

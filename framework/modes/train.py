@@ -104,7 +104,11 @@ class _Training:
                 state.step = setup.plan.total_steps
                 state.epochs += [{}] * setup.plan.epochs
             state.begin_phase()
-        say(self.console, "A dry run: nothing was trained, nothing written.")
+        say(
+            self.console,
+            "A dry run: what some updates have learned is thrown away, and "
+            "nothing is written.",
+        )
 
     def on(self, data: Data, locate: Callable[[], RunDirectory]) -> Result:
         """Trains on `data`, phase by phase; judges and saves."""
@@ -543,6 +547,11 @@ def train(
         for data in parts if early_stopping else ():
             early_stopping.check(data)
         if dry_run:
+            if folds is not None:
+                say(
+                    console,
+                    f"The first of {folds} folds; the others are alike.",
+                )
             _announce(console, parts[0])
             training.rehearse(parts[0])
             result = None

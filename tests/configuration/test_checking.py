@@ -2,7 +2,6 @@
 
 import random
 import re
-import sys
 
 import pytest
 
@@ -200,6 +199,7 @@ def test_all_mistakes_are_told_at_once(in_tmp):
         ("train.epochs", "can't be read"),
         ("train.epochs = 'three", "can't be read"),
         ("train.epochs = [3", "can't be read"),
+        ("train.epochs = three", "neither a number, a text in quotes nor"),
         ("include 'gin/bse.gin'", "Did you mean 'gin/base.gin'"),
         ("include 'https://example.org/a.gin'", "import and run any code"),
         ("import tasks.shape", "No module named 'tasks.shape'"),
@@ -357,11 +357,14 @@ FINE = (
     "doctor.likeness = 0.9\nprepare.max_side = 9\nbenchmark.seconds = 1",
     "train.task = @of_a_kind()\nImageFolder.root = 'photos'",
     "train.task = @OfAClass()\nImageFolder.root = 'photos'",
+    "classifier.augmentation = [@OwnLoud()]\nOwnLoud.loudness = 2",
+    "classifier.augmentation = [@own_noise()]\nown_noise.ness = 2",
 )
 
 
-@pytest.mark.parametrize("lines", FINE)
-def test_no_false_alarm(in_tmp, lines):
+@pytest.fixture
+def own_parts(in_tmp, monkeypatch):
+    """Writes and imports parts of one's own; makes a file from lines."""
     (in_tmp / "own_parts.py").write_text(
         """
 import gin, keras
@@ -386,16 +389,55 @@ class OwnNoise(keras.layers.GaussianNoise):
     def __init__(self, amount: float = 0.1, **kwargs):
         super().__init__(stddev=amount, **kwargs)
 
+@AUGMENTATIONS.register()
+class OwnLoud(keras.layers.GaussianNoise):
+    def __init__(self, **kwargs):
+        super().__init__(kwargs.pop("loudness"), **kwargs)
+
+@AUGMENTATIONS.register()
+def own_noise(**kwargs) -> keras.layers.GaussianNoise:
+    return OwnLoud(**{"loud" + name: each for name, each in kwargs.items()})
+
 if not gin.config._CONSTANTS.matching_selectors("own.SIZE"):
     gin.constant("own.SIZE", 48)
+    gin.constant("own.KIND", "files")
 """
     )
-    (in_tmp / "mine.gin").write_text(f"include 'gin/smoke.gin'\n{lines}\n")
-    sys.path.insert(0, str(in_tmp))
-    try:
-        Configuration("mine.gin", imports=["own_parts"])
-    finally:
-        sys.path.remove(str(in_tmp))
+    monkeypatch.syspath_prepend(in_tmp)
+
+    def make(lines):
+        (in_tmp / "mine.gin").write_text(f"include 'gin/smoke.gin'\n{lines}\n")
+        return Configuration("mine.gin", imports=["own_parts"])
+
+    return make
+
+
+@pytest.mark.parametrize("lines", FINE)
+def test_no_false_alarm(own_parts, lines):
+    own_parts(lines)
+
+
+@pytest.mark.parametrize(
+    "lines, message",
+    [
+        (
+            "classifier.augmentation = [@OwnNoise()]\nOwnNoise.stdev = 1",
+            "OwnNoise has no parameter 'stdev'. Did you mean 'stddev'",
+        ),
+        (
+            "classifier.augmentation = [@OwnLoud()]\nOwnLoud.loudnes = 1",
+            "Did you mean 'loudness'",
+        ),
+        ("classifier.image_size = %own.KIND", "image_size is 'files'"),
+        (
+            "train.class_weights = {'circle': %own.KIND}",
+            "class_weights is {'circle': 'files'}",
+        ),
+    ],
+)
+def test_mistakes_with_ones_own(own_parts, lines, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        own_parts(lines)
 
 
 def test_phases_are_scopes(in_tmp):

@@ -13,9 +13,12 @@ def shown(*bindings: str, file="gin/smoke.gin", mode="train") -> dict[str, str]:
 
 
 def test_files_flags_defaults_and_what_was_replaced():
-    found = shown("train.epochs = 3", "softmax_head.dropout = 0.5")
+    found = shown(
+        "train.epochs = 4", "train.epochs = 3", "softmax_head.dropout = 0.5"
+    )
     assert found["train.epochs"] == (
-        "3 # --gin_param, in place of 20 (gin/smoke.gin:11)"
+        "3 # --gin_param, in place of 4 (--gin_param), "
+        "in place of 20 (gin/smoke.gin:11)"
     )
     assert found["train.batch_size"] == "32 # gin/base.gin:10"
     assert found["train.folds"] == "None # default"
