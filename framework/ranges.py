@@ -1,6 +1,7 @@
 """Turns limits of a number into a type hint: `epochs: Count`."""
 
 import dataclasses
+import math
 from typing import Annotated
 
 
@@ -21,6 +22,8 @@ class Range:
     open_above: bool = False
 
     def __contains__(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False
         if not (value > self.least if self.open_below else value >= self.least):
             return False
         if self.most is None:

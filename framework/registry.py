@@ -391,7 +391,7 @@ def in_words(hint: Any) -> str:
         made = arguments[1] if arguments else Any
         what = "a reference"
         if isinstance(made, type) and made is not Any:
-            what += f" to what makes a {made.__name__}"
+            what += f" to what makes {_a(made.__name__)}"
         return f"{what}, without parentheses (@name)"
     if origin in (Mapping, dict):
         return "a mapping, {'name': value}"
@@ -420,7 +420,11 @@ def in_words(hint: Any) -> str:
     if isinstance(hint, type) and issubclass(hint, os.PathLike):
         return "a path, which no gin file can write (let it be hinted as str)"
     name = getattr(hint, "__name__", str(hint))
-    return f"a {name}, made with parentheses (@name())"
+    return f"{_a(name)}, made with parentheses (@name())"
+
+
+def _a(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
 
 
 # What a gin file can choose between, by kind.

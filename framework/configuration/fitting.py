@@ -14,6 +14,7 @@ from typing import Any
 from framework import registry
 from framework.configuration.names import Thing, look_up
 from framework.configuration.reading import Binding, Macro, Place, Reference
+from framework.ranges import Positive
 
 _CONTAINERS = (Sequence, list, tuple, Mapping, dict)
 
@@ -101,6 +102,8 @@ def other_kind(thing: Thing, binding: Binding, value: Any) -> Any:
     range may be meant as well; where a text, a list or an object.
     """
     default = thing.defaults.get(binding.parameter)
+    if binding.parameter == "learning_rate" and isinstance(value, (int, float)):
+        return None if registry.fits(value, Positive) else Positive
     if value is None or isinstance(value, (Reference, Macro)):
         return None
     if isinstance(default, bool):

@@ -322,6 +322,15 @@ def _marked(written: str) -> set[int]:
     return lines
 
 
+# What gin and Python say of a line, in plainer words.
+_PLAINER = {
+    "malformed node": "the value is neither a number, a text in quotes nor a "
+    "list",
+    r"Expected ('[,:]' or )?'[])}]'": "a bracket above is not closed",
+    "Expected indentation": "the block above it is empty, or not indented",
+}
+
+
 def _syntax(
     error: Exception, parser: _Parser | None, name: str, lines: Sequence[str]
 ) -> Problem:
@@ -334,8 +343,9 @@ def _syntax(
         line = parser.current_token.start[0] if parser else 1
     line = min(max(line, 1), max(len(lines), 1))
     why = " ".join(str(error.args[0] if error.args else error).split())
-    if why.startswith("malformed node or string"):
-        why = "the value is neither a number, a text in quotes nor a list"
+    for pattern, plain in _PLAINER.items():
+        if re.match(pattern, why):
+            why = plain
     shown = lines[line - 1].strip() if lines else ""
     return Problem(
         Place(name, line),
