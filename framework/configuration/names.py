@@ -1,6 +1,6 @@
 """Turns a name of a gin file into the thing it stands for, and its parameters.
 
-All that depends on what gin keeps to itself is here.
+gin's tables of names, which it keeps to itself, are read here alone.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class Thing:
     def hints(self) -> dict[str, Any]:
         """Type hints by parameter, and of what it makes, "return"."""
         found = registry.hints(self.call)
-        if self.registry and self.library == "framework":
+        if self.library == "framework":
             return found
         # Other libraries' hints are not meant to be checked.
         return {"return": found["return"]} if "return" in found else {}
@@ -57,9 +57,9 @@ class Thing:
             return None
         if any(p.kind is p.VAR_KEYWORD for p in found.values()):
             made = self.hints.get("return")
-            is_own = self.registry and self.library == "framework"
-            # What a function does with them, nobody knows.
-            if not isinstance(made, type) or (is_own and made is not self.call):
+            # What a function of one's own does with them, nobody knows.
+            is_own = self.library == "framework" and made is not self.call
+            if is_own or not isinstance(made, type):
                 return None
             # They go to the classes it is made of, which refuse others late.
             for base in made.__mro__[:-1]:

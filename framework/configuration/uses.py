@@ -24,7 +24,8 @@ class Uses:
     """What a text's bindings reach, from the modes on.
 
     Attributes:
-        reached: the things that are called, each in its gin scope.
+        final: what holds in the end, by what is bound.
+        reached: (scope, selector) of all that is called, macros among them.
         macros: the names of those that are used.
     """
 
@@ -107,8 +108,7 @@ class Uses:
                 if thing := look_up(each.name):
                     self._visit(inside, thing)
             elif isinstance(each, Macro):
-                if each.name not in self.macros:
-                    self.macros.add(each.name)
+                self.macros.add(each.name)
                 macro = self.final.get((each.name, "", ""))
                 if macro is not None:
                     # gin makes what a macro holds in the macro's own scope.
