@@ -1,7 +1,6 @@
 """Turns a finished run into one HTML page: what it learned, saw and was fed."""
 
 import dataclasses
-import datetime
 import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -209,7 +208,6 @@ def render(ran: Ran) -> Page:
         phases=_phases(ran.epochs),
         room=Room(_MOST_PICTURE_BYTES),
         most_names=_MOST_NAMES,
-        now=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
     )
     return Page(html, tried.accounts, _pictures(sight, feed))
 

@@ -18,6 +18,7 @@ from framework.data.source import Examples, IndexedExamples
 from framework.errors import UserError
 from framework.evaluation import report
 from framework.model.classifier import Classifier
+from framework.modes.loading import load_data
 from framework.modes.recipe import Recipe, Setup, with_recipe
 from framework.registry import MODES
 from framework.run_directory import RunDirectory
@@ -122,9 +123,7 @@ def benchmark(
             f"benchmark.seconds is {seconds}; expected more than 0."
         )
     world = distribution.make()
-    data = task.load(
-        lambda name, reason: console.print(report.stand_in_notice(name, reason))
-    )
+    data = load_data(task, console)
     say(console, report.describe(data))
     run = locate()
     state = TrainState(phase=recipe.last_phase)

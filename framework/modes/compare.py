@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import datetime
 import io
 import json
 import os
@@ -343,7 +342,6 @@ def _page(
         },
         history=_history(runs),
         most_ids=_MOST_IDS,
-        now=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
     )
 
 

@@ -1,6 +1,5 @@
 """Turns a task's data into a report of what is wrong with it."""
 
-import datetime
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
@@ -27,6 +26,7 @@ from framework.data.pictures import Pictures
 from framework.data.pipeline import Pipeline
 from framework.errors import UserError
 from framework.evaluation import report
+from framework.modes.loading import load_data
 from framework.noise import standard_error_without
 from framework.registry import MODES, nearest
 from framework.run_directory import RunDirectory
@@ -89,9 +89,7 @@ def doctor(
                 f"doctor.quarantine names {kind!r}; expected kinds among "
                 f"{', '.join(KINDS)}. {nearest(kind, KINDS)}".rstrip()
             )
-    data = task.load(
-        lambda name, reason: console.print(report.stand_in_notice(name, reason))
-    )
+    data = load_data(task, console)
     say(console, report.describe(data))
     # Before the work: that a place can't be written is known at once.
     run = locate()
@@ -117,7 +115,6 @@ def doctor(
                 findings,
                 pictures.thumbnail,
                 pictures.fits,
-                datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
             )
     # An example that is listed for two reasons is one.
     listed = {

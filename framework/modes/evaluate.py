@@ -24,6 +24,7 @@ from framework.evaluation.predictions import (
 )
 from framework.inference.inputs import TABLES
 from framework.inference.loaded import BATCH, Loaded, load
+from framework.modes.loading import load_data
 from framework.modes.place import beside
 from framework.noise import standard_error_without
 from framework.registry import SOURCES
@@ -156,9 +157,7 @@ def _of_task(
     console: Console,
 ) -> tuple[str, Sequence[str], Splits]:
     task = Configuration(gin_file, bindings, imports).task()
-    data = task.load(
-        lambda name, reason: console.print(report.stand_in_notice(name, reason))
-    )
+    data = load_data(task, console)
     return data.title, data.class_names, data.splits
 
 

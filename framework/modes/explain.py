@@ -1,7 +1,6 @@
 """Turns a finished run and pictures into a page on what it sees in them."""
 
 import dataclasses
-import datetime
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -275,5 +274,4 @@ def _page(run: Finished, judged: _Judged, layers: Sequence[str]) -> str:
         ],
         at_once=_AT_ONCE,
         most_rows=MOST_ROWS,
-        now=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
     )

@@ -24,6 +24,7 @@ from framework.export.frozen import Frozen
 from framework.export.proof import prove
 from framework.finished import Finished, load, resolved
 from framework.inference.loaded import load as load_artifact
+from framework.modes.loading import load_data
 from framework.registry import PARTS
 from framework.run_directory import (
     RunDirectory,
@@ -270,11 +271,7 @@ def _data(finished: Finished, console: Console) -> Data:
     """The examples that a run was judged on; some, maybe, in other splits."""
     try:
         task = Configuration(f"{finished.path}/operative.gin").task()
-        return task.load(
-            lambda name, reason: console.print(
-                report.stand_in_notice(name, reason)
-            )
-        )
+        return load_data(task, console)
     except UserError as error:
         raise UserError(
             f"The data to prove the export by can't be had: {error.message} "

@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from framework.console import say
-from framework.data.doctor.diagnosis import Diagnosis
 from framework.errors import UserError
 from framework.evaluation import report
+from framework.modes.loading import load_data
 from framework.modes.recipe import Recipe, with_recipe
 from framework.registry import MODES
 from framework.run_directory import RunDirectory
@@ -95,16 +95,12 @@ def lr_find(
             loss never fell.
     """
     console = console or Console()
-    _check(lowest, highest, updates, phase, recipe.last_phase + 1)
+    _check(lowest, highest, updates)
+    recipe.check_phase("lr_find.phase", phase)
     # The loss of each update is looked at, and no epoch comes twice.
     recipe = dataclasses.replace(recipe, steps_per_call=1, feature_views=None)
     world = distribution.make()
-    data = task.load(
-        lambda name, reason: console.print(
-            report.stand_in_notice(name, reason)
-        ),
-        Diagnosis.read(doctor) if doctor is not None else None,
-    )
+    data = load_data(task, console, doctor)
     say(console, report.describe(data))
     state = TrainState()
     for _ in range(phase - 1):
@@ -168,9 +164,7 @@ def lr_find(
     return found
 
 
-def _check(
-    lowest: float, highest: float, updates: int, phase: int, phases: int
-) -> None:
+def _check(lowest: float, highest: float, updates: int) -> None:
     if not 0 < lowest < highest:
         raise UserError(
             f"lr_find.lowest is {lowest} and lr_find.highest {highest}; "
@@ -178,11 +172,6 @@ def _check(
         )
     if updates < 20:
         raise UserError(f"lr_find.updates is {updates}; expected at least 20.")
-    if not 1 <= phase <= phases:
-        raise UserError(
-            f"lr_find.phase is {phase}; expected 1 to {phases}, as there are "
-            "phases."
-        )
 
 
 class _Exploded(Exception):

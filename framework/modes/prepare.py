@@ -3,11 +3,11 @@
 from rich.console import Console
 
 from framework.console import Bar, say, some
-from framework.data.doctor.diagnosis import Diagnosis
 from framework.data.preparing import Preparation
 from framework.data.preparing import prepare as write
 from framework.errors import UserError
 from framework.evaluation import report
+from framework.modes.loading import load_data
 from framework.registry import MODES
 from framework.task import Task
 
@@ -50,13 +50,7 @@ def prepare(
             "prepare.directory is not bound. Expected where to write to: "
             "--gin_param=\"prepare.directory = 'prepared/photos'\"."
         )
-    diagnosis = None if doctor is None else Diagnosis.read(doctor)
-    data = task.load(
-        lambda name, reason: console.print(
-            report.stand_in_notice(name, reason)
-        ),
-        diagnosis,
-    )
+    data = load_data(task, console, doctor)
     say(console, report.describe(data))
     for note in data.notes:
         say(console, f"Note: {note}")

@@ -213,6 +213,15 @@ class Recipe:
         """Index of the last phase; 0 where there is only one."""
         return len(self._stages) - 1
 
+    def check_phase(self, name: str, phase: int) -> None:
+        """Raises a UserError if there is no phase of that number, from 1."""
+        phases = self.last_phase + 1
+        if not 1 <= phase <= phases:
+            raise UserError(
+                f"{name} is {phase}; expected 1 to {phases}, as there are "
+                "phases."
+            )
+
     @contextlib.contextmanager
     def on(
         self, data: Data, world: World, state: TrainState | None = None

@@ -1,17 +1,16 @@
 """Turns a gin file into a page on what its model would be fed."""
 
 import dataclasses
-import datetime
 import os
 from collections.abc import Callable
 
 from rich.console import Console
 
 from framework.console import say
-from framework.data.doctor.diagnosis import Diagnosis
 from framework.errors import UserError
 from framework.evaluation import fed, report
 from framework.evaluation.fed import Fed
+from framework.modes.loading import load_data
 from framework.modes.recipe import Recipe, with_recipe
 from framework.pages import Room, template
 from framework.registry import MODES
@@ -72,24 +71,14 @@ def show_batch(
             picture decodes.
     """
     console = console or Console()
-    phases = recipe.last_phase + 1
-    if not 1 <= phase <= phases:
-        raise UserError(
-            f"show_batch.phase is {phase}; expected 1 to {phases}, as there "
-            "are phases."
-        )
+    recipe.check_phase("show_batch.phase", phase)
     if pictures < 1:
         raise UserError(
             f"show_batch.pictures is {pictures}; expected a whole number, at "
             "least 1."
         )
     world = distribution.make()
-    data = task.load(
-        lambda name, reason: console.print(
-            report.stand_in_notice(name, reason)
-        ),
-        Diagnosis.read(doctor) if doctor is not None else None,
-    )
+    data = load_data(task, console, doctor)
     say(console, report.describe(data))
     with recipe.on(data, world, TrainState(phase=phase - 1)) as setup:
         for line in setup.opening:
@@ -113,7 +102,6 @@ def show_batch(
             size=size,
             resize=recipe.pipeline.resize,
             room=Room(_MOST_PICTURE_BYTES),
-            now=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
         ),
     )
     run.finish({"data": {"source": data.source, "stand_in": data.stand_in}})

@@ -7,6 +7,7 @@ names of files and classes are anybody's.
 """
 
 import base64
+import datetime
 import os
 from typing import Any
 
@@ -20,7 +21,8 @@ MOST_CHARACTERS = 200
 def template(path: str) -> jinja2.Template:
     """The template in the file at `path`.
 
-    It has the filters `brief`, `number` (1,234) and `times` (3 sets).
+    It has the filters `brief`, `number` (1,234) and `times` (3 sets), and the
+    time as `now`.
     """
     folder, name = os.path.split(path)
     environment = jinja2.Environment(
@@ -32,6 +34,7 @@ def template(path: str) -> jinja2.Template:
         lstrip_blocks=True,
     )
     environment.filters.update(brief=brief, number="{:,}".format, times=times)
+    environment.globals["now"] = f"{datetime.datetime.now():%Y-%m-%d %H:%M}"
     return environment.get_template(name)
 
 

@@ -13,7 +13,6 @@ sweeps/<name>/
 import contextlib
 import csv
 import dataclasses
-import datetime
 import io
 import os
 import shlex
@@ -128,7 +127,6 @@ def write(asked: Asked, ledger: Ledger) -> tuple[Swept, list[str]]:
             trials=len(trials),
             plots=_plots(rows, search, best),
             importance=_importance(ledger.study, trials),
-            now=datetime.datetime.now().strftime("%Y-%m-%d %H:%M"),
         ),
     )
     swept = Swept(

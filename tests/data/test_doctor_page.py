@@ -74,7 +74,7 @@ def cluster(*members, kind="exact_duplicate"):
 
 
 def made(findings, thumbnail=lambda *_: JPEG, fits=lambda *_: {"pad": PNG}):
-    text = page(findings, thumbnail, fits, "2025-01-14 09:30")
+    text = page(findings, thumbnail, fits)
     return text, Read(text)
 
 
@@ -337,7 +337,7 @@ def test_the_page_stays_small():
         calls.append(example)
         return bytes(100_000)
 
-    text = page(findings, thumbnail, lambda *_: {}, "now")
+    text = page(findings, thumbnail, lambda *_: {})
     assert len(text.encode("utf-8")) < 15_000_000
     assert len(calls) <= doctor_page.MOST_PICTURE_BYTES / 100_000 + 1
     assert "Not shown: the page has enough pictures" in text

@@ -39,7 +39,6 @@ def page(
     findings: Findings,
     thumbnail: Callable[[str, str], bytes | None],
     fits: Callable[[str, str], dict[str, bytes]],
-    now: str,
 ) -> str:
     """One HTML page that needs no other file, no network and no JavaScript.
 
@@ -49,7 +48,6 @@ def page(
             or None where there is none. Called for what is shown only.
         fits: of a split and an id, what "squash", "crop" and "pad" make of
             it, small JPEGs or PNGs. Called likewise.
-        now: when that was, as it is to be read.
 
     Returns:
         Some MB of HTML at most, however much was found. It can be written as
@@ -59,7 +57,6 @@ def page(
     path = os.path.join(os.path.dirname(__file__), "page.html.j2")
     return template(path).render(
         findings=findings,
-        now=now,
         verdict=verdict(findings),
         kinds=KINDS,
         sections=sections,
