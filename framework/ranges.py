@@ -22,7 +22,8 @@ class Range:
     open_above: bool = False
 
     def __contains__(self, value: float) -> bool:
-        if not math.isfinite(value):
+        # Whole numbers may be larger than any float.
+        if not -math.inf < value < math.inf:
             return False
         if not (value > self.least if self.open_below else value >= self.least):
             return False

@@ -354,13 +354,15 @@ def fits(
         item = arguments[0] if arguments else Any
         return all(each_fits(each, item) for each in value)
     if origin in (Mapping, dict):
+        kinds = arguments or (Any, Any)
         return isinstance(value, Mapping) and all(
-            each_fits(key, arguments[0]) and each_fits(item, arguments[1])
+            each_fits(key, kinds[0]) and each_fits(item, kinds[1])
             for key, item in value.items()
         )
-    if isinstance(hint, type):
-        return isinstance(value, hint)
-    return True
+    try:
+        return not isinstance(hint, type) or isinstance(value, hint)
+    except TypeError:  # A protocol, or a mapping with named keys.
+        return True
 
 
 def _choices(hint: Any) -> list[str]:
@@ -391,21 +393,27 @@ def in_words(hint: Any) -> str:
         made = arguments[1] if arguments else Any
         what = "a reference"
         if isinstance(made, type) and made is not Any:
-            what += f" to what makes {_a(made.__name__)}"
+            what += f" to what makes {a(made.__name__)}"
         return f"{what}, without parentheses (@name)"
     if origin in (Mapping, dict):
-        return "a mapping, {'name': value}"
+        values = arguments[1] if arguments else Any
+        of = "" if values is Any else f", each value {in_words(values)}"
+        return f"a mapping, {{'name': value}}{of}"
+    if origin is tuple and arguments[1:] not in ((), (...,)):
+        return f"a list in brackets: {', '.join(map(in_words, arguments))}"
     if origin in (Sequence, list, tuple):
         items = {
             int: " of whole numbers",
             str: " of texts",
             float: " of numbers",
         }
-        item = arguments[0] if arguments else None
+        item = arguments[0] if arguments else Any
+        limits = ""
         if typing.get_origin(item) is Annotated:
-            item = typing.get_args(item)[0]
-        of = items.get(item, "")
-        if isinstance(item, type) and not of:
+            item, *ranges = typing.get_args(item)
+            limits = "".join(f", each {limit}" for limit in ranges)
+        of = f"{items[item]}{limits}" if item in items else ""
+        if isinstance(item, type) and item is not Any and not of:
             of = f" of {item.__name__}s, each made with parentheses"
             return f"a list{of}, [@name()], or what makes one, @name()"
         return f"a list{of}, in brackets"
@@ -420,10 +428,11 @@ def in_words(hint: Any) -> str:
     if isinstance(hint, type) and issubclass(hint, os.PathLike):
         return "a path, which no gin file can write (let it be hinted as str)"
     name = getattr(hint, "__name__", str(hint))
-    return f"{_a(name)}, made with parentheses (@name())"
+    return f"{a(name)}, made with parentheses (@name())"
 
 
-def _a(name: str) -> str:
+def a(name: str) -> str:
+    """A name after "a" or "an"."""
     return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
 
 

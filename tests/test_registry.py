@@ -1,5 +1,6 @@
 import dataclasses
 import pathlib
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -10,6 +11,7 @@ import pytest
 from framework.configuration import fitting
 from framework.configuration.reading import Place, Reference
 from framework.errors import UserError
+from framework.ranges import Count
 from framework.registry import (
     AUGMENTATIONS,
     BACKBONES,
@@ -108,6 +110,10 @@ class Names(list):
     pass
 
 
+class Protocolled(typing.Protocol):
+    size: int
+
+
 @pytest.mark.parametrize(
     "value, hint, expected",
     [
@@ -125,6 +131,9 @@ class Names(list):
         ("a/b", pathlib.Path, False),
         ({"a": 1}, dict[str, int], True),
         ({"a": "b"}, Mapping[str, int], False),
+        ({"a": 1}, typing.Dict, True),  # noqa: UP006
+        (3, Protocolled, True),
+        (10**400, Count, True),
     ],
 )
 def test_hints(value, hint, expected):

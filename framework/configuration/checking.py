@@ -7,7 +7,7 @@ before anything is built.
 """
 
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from framework import registry
@@ -32,9 +32,13 @@ from framework.configuration.reading import (
     Text,
     imported,
 )
-from framework.configuration.uses import Key, Uses, key_of, walk
-
-_NONE: frozenset[str] = frozenset()
+from framework.configuration.uses import (
+    Key,
+    Uses,
+    is_left_open,
+    key_of,
+    walk,
+)
 
 
 def check(text: Text) -> list[Problem]:
@@ -74,12 +78,11 @@ class _Check:
             for _, selector in self._uses.reached
             if isinstance(thing := find(selector), Thing)
         }
-        self._macros = {
-            each.scope: each for each in text.bindings() if not each.name
-        }
+        self._strangers: set[str] = set()  # Heads of blocks, told already.
         for statement in text.flat():
             if isinstance(statement, Block):
-                self._known(statement.name, statement.place)
+                if not self._known(statement.name, statement.place):
+                    self._strangers.add(statement.name)
             elif isinstance(statement, Binding):
                 self._binding(statement)
         for part in text.texts():
@@ -87,12 +90,13 @@ class _Check:
                 self._twice(part)
             self._undone(part)
         for binding in self._uses.final.values():
-            if str(binding.value) == "%gin.REQUIRED":
+            if any(map(is_left_open, walk(binding.value))):
                 self._say(
                     binding.place,
                     f"{binding.key} is left open, to be bound by who includes "
                     "this file, or with --gin_param.",
                 )
+        self._epochs_twice()
         if not self._has_unknown:
             self._unused()
 
@@ -117,6 +121,8 @@ class _Check:
                     "a value in one of them.",
                 )
             return
+        if binding.name in self._strangers:
+            return
         thing = self._known(
             binding.name,
             binding.place,
@@ -127,7 +133,7 @@ class _Check:
             return
         if not self._parameter(binding, thing):
             return
-        value = self._resolved(binding.value)
+        value = self._uses.resolved(binding.value)
         hint = thing.hints.get(binding.parameter)
         if not fitting.fits(value, hint):
             self._say(binding.place, fitting.misfit(binding.key, value, hint))
@@ -196,10 +202,11 @@ class _Check:
         return False
 
     def _macro(self, macro: Macro) -> None:
-        if macro.name in self._macros or constants(macro.name):
+        if self._uses.macro(macro.name) or constants(macro.name):
             return
         self._has_unknown = True
-        known = [*self._macros, *constants()]
+        macros = (b.scope for b in self._uses.final.values() if not b.name)
+        known = [*macros, *constants()]
         self._say(
             macro.place,
             f"%{macro.name} stands for nothing.",
@@ -207,40 +214,40 @@ class _Check:
             f"Expected a line {macro.name} = value.",
         )
 
-    def _resolved(self, value: Any, within: frozenset[str] = _NONE) -> Any:
-        """The value with what its macros stand for, but for circles of them."""
-        while isinstance(value, Macro) and value.name in self._macros:
-            if value.name in within:
-                return value
-            within |= {value.name}
-            value = self._macros[value.name].value
-        if isinstance(value, Macro):
-            known = constants(value.name)
-            return next(iter(known.values())) if len(known) == 1 else value
-        if isinstance(value, (list, tuple)):
-            return type(value)(self._resolved(each, within) for each in value)
-        if isinstance(value, Mapping):
-            return {
-                self._resolved(key, within): self._resolved(each, within)
-                for key, each in value.items()
-            }
-        return value
-
     def _circle(self, macro: Binding) -> list[str]:
         """The macros by which one is made of itself, or none."""
         waiting = [[macro.scope]]
         seen = set()
         while waiting:
             way = waiting.pop()
-            for each in walk(self._macros[way[-1]].value):
+            for each in walk(self._uses.macro(way[-1]).value):
                 if not isinstance(each, Macro):
                     continue
                 if each.name == macro.scope:
                     return [*way, each.name]
-                if each.name in self._macros and each.name not in seen:
+                if self._uses.macro(each.name) and each.name not in seen:
                     seen.add(each.name)
                     waiting.append([*way, each.name])
         return []
+
+    def _epochs_twice(self) -> None:
+        phases, epochs = (
+            self._uses.final.get(("", "framework.train", name))
+            for name in ("phases", "epochs")
+        )
+        if not (phases and epochs):
+            return
+        if (
+            self._uses.resolved(phases.value)
+            and self._uses.resolved(epochs.value) is not None
+        ):
+            self._say(
+                epochs.place,
+                f"train.epochs is bound and so is train.phases "
+                f"({phases.place}), which replace it. Bind the epochs of each "
+                "phase (tune/Phase.epochs, fine_tune.epochs), or train.phases "
+                "= [].",
+            )
 
     def _twice(self, part: Text) -> None:
         first: dict[Key, Binding] = {}

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -13,6 +14,7 @@ from framework.configuration import checking, reading
 from framework.configuration.files import find_gin_file, open_gin_file
 from framework.configuration.importing import import_named, import_registered
 from framework.configuration.provenance import provenance
+from framework.configuration.uses import Key, Uses
 from framework.errors import UserError
 from framework.registry import BACKBONES, MODES, all_names, find
 from framework.task import Task
@@ -40,7 +42,7 @@ class Configuration:
             imports: modules that register tasks or parts.
 
         Raises:
-            UserError: with gin's own account of what is wrong, and where.
+            UserError: with all that is wrong, and where.
         """
         bindings = listed("bindings", bindings)
         imports = listed("imports", imports)
@@ -67,12 +69,6 @@ class Configuration:
         gin.parse_config_files_and_bindings(
             [path], list(bindings), finalize_config=True
         )
-        if _bound("train.phases") and _bound("train.epochs") is not None:
-            raise UserError(
-                "train.epochs is bound and so is train.phases, which replace "
-                "it. Bind the epochs of each phase (tune/Phase.epochs, "
-                "fine_tune.epochs), or train.phases = []."
-            )
 
     def call(self, mode: str, **arguments):
         """Calls a mode with what the configuration binds.
@@ -89,6 +85,8 @@ class Configuration:
         """A message, and where that is bound which it speaks of."""
         places = {}
         for binding in self._text.bindings():
+            if not binding.name:
+                continue
             key = f"{binding.name}.{binding.parameter}"
             if re.search(rf"(?<![\w.]){re.escape(key)}\b", message):
                 places[key] = binding.place
@@ -158,13 +156,26 @@ class Configuration:
         lines = [f"import {m}" for m in dict.fromkeys(self._imports)]
         return "\n".join([*lines, gin.config_str()])
 
+    @functools.cached_property
+    def _uses(self) -> Uses:
+        return Uses(self._text)
+
     def printed(self, mode: str = "train") -> str:
         """All that a mode would take, and where each value comes from."""
         return provenance(self._text, mode)
 
-    def bound(self) -> list[reading.Binding]:
-        """All bindings, in the order of the text."""
-        return list(self._text.bindings())
+    def bound(self) -> dict[Key, reading.Binding]:
+        """What holds in the end, by scope, selector and parameter."""
+        return self._uses.final
+
+    def rebind(self, parameter: str, value: Any) -> None:
+        """Binds a parameter to a value that no gin file could write."""
+        with gin.unlock_config():
+            gin.bind_parameter(parameter, value)
+
+    def resolved(self, value: Any) -> Any:
+        """A value as written, with what its macros stand for."""
+        return self._uses.resolved(value)
 
     def binds(self, parameter: str) -> bool:
         """Whether a parameter is bound, be it to None."""

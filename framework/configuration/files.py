@@ -70,7 +70,7 @@ def open_gin_file(name: str) -> io.StringIO:
         held = file.read()
     try:
         # Some editors begin a file with a mark of its bytes' order.
-        return io.StringIO(held.decode("utf-8-sig"))
+        return io.StringIO(held.decode("utf-8-sig"), newline=None)
     except UnicodeDecodeError as error:
         line = held.count(b"\n", 0, error.start) + 1
         raise UserError(

@@ -72,14 +72,17 @@ def _is_a(made: Any, hint: Any) -> bool:
 
 def makes(name: str, hint: Any) -> bool:
     """Whether what is hinted, or an item of it, is what a name makes."""
-    if not isinstance(look_up(name).hints.get("return"), type):
-        return False
     return any(
-        fits(Reference("", name, is_made, Place("", 0)), option)
+        _is_known_to_make(Reference("", name, is_made, Place("", 0)), option)
         for is_made in (True, False)
         for option in _items(hint)
-        if typing.get_origin(option) is not None or option is not Any
+        if option is not Any
     )
+
+
+def _is_known_to_make(reference: Reference, hint: Any) -> bool:
+    made = look_up(reference.name).hints.get("return")
+    return isinstance(made, type) and fits(reference, hint)
 
 
 def _items(hint: Any) -> list[Any]:
@@ -130,12 +133,11 @@ def _wrong_reference(key: str, reference: Reference, hint: Any) -> str:
     made = thing.hints.get("return")
     makes = ""
     if isinstance(made, type) and made.__name__ != thing.name:
-        makes = f", which makes a {made.__name__}"
+        makes = f", which makes {registry.a(made.__name__)}"
     others = [
         each
         for each in registry.all_names()
-        if isinstance(look_up(each).hints.get("return"), type)
-        and fits(dataclasses.replace(reference, name=each), hint)
+        if _is_known_to_make(dataclasses.replace(reference, name=each), hint)
     ]
     known = f" Those are {', '.join(others)}." if 0 < len(others) < 15 else ""
     return (

@@ -3,6 +3,7 @@
 import importlib
 import importlib.metadata
 import os
+import sysconfig
 import traceback
 from collections.abc import Sequence
 
@@ -86,11 +87,22 @@ def _place(error: BaseException) -> str:
     """Where the user's own code raised it, as " (file:line)", or ""."""
     if isinstance(error, SyntaxError):
         return f" ({error.filename}:{error.lineno})"
-    own = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    others = tuple(
+        os.path.join(path, "")
+        for path in (package, sysconfig.get_path("stdlib"))
+    )
+    installed = os.path.join(sysconfig.get_path("purelib"), "")
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(("<", own + os.sep))
-        and "site-packages" not in frame.filename
+        if not frame.filename.startswith("<")
+        and (
+            not frame.filename.startswith(others)
+            or frame.filename.startswith(installed)
+        )
     ]
-    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    own = [f for f in frames if not f.filename.startswith(installed)]
+    for frame in reversed(own or frames):
+        return f" ({frame.filename}:{frame.lineno})"
+    return ""

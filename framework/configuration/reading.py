@@ -21,12 +21,15 @@ from framework.errors import UserError
 # A comment that begins so, beside a binding or the head of a block: what is
 # bound there may be unused.
 MAY_BE_UNUSED = "may be unused"
-_MARK = re.compile(rf"#+\s*{MAY_BE_UNUSED}\b")
+_MARK = re.compile(rf"#+\s*{MAY_BE_UNUSED}\b", re.I)
 # A line of its own before the first statement: so may all of the file be.
 ALL_MAY_BE_UNUSED = f"# All of it {MAY_BE_UNUSED}."
+_MARK_OF_ALL = re.compile(rf"#+\s*All of it {MAY_BE_UNUSED}\.?$", re.I)
 # A line of its own: what is below may bind once more what is above.
 OVERRIDES = "# Given besides, in place of what is above:"
 COMMAND_LINE = "--gin_param"
+# `some/macro.value = 3` is `some = 3`.
+_AT_LENGTH = (("macro", "value"), ("gin.macro", "value"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,9 +214,9 @@ class _Reader:
                 f"{name!r} includes itself, by way of "
                 f"{' and '.join(self._open)}. Expected no circle of includes."
             )
-        self._open.append(path)
         with open_gin_file(path) as file:
             written = file.read()
+        self._open.append(path)
         made = self.text(name, written, place)
         self._open.pop()
         return made
@@ -233,7 +236,12 @@ class _Reader:
                 )
                 if made is not None:
                     statements.append(made)
-        except (SyntaxError, ValueError, tokenize.TokenError) as error:
+        except (
+            SyntaxError,
+            ValueError,
+            TypeError,  # Of a mapping, whose keys may be lists.
+            tokenize.TokenError,
+        ) as error:
             self.problems.append(_syntax(error, parser, name, lines))
         return Text(name, statements, place)
 
@@ -244,7 +252,7 @@ class _Reader:
             scope, name, parameter = found.scope, found.selector, found.arg_name
             if not parameter:  # Of a macro.
                 scope, name = scoped(scope, name), ""
-            elif name in ("macro", "gin.macro"):  # Of one, at length.
+            elif (name, parameter) in _AT_LENGTH:
                 name = parameter = ""
             return Binding(
                 scope,
@@ -306,7 +314,7 @@ def _marked(written: str) -> set[int]:
                 text = token.string.rstrip()
                 if first is not None:
                     is_marked = is_marked or bool(_MARK.match(text))
-                elif not has_any and text == ALL_MAY_BE_UNUSED:
+                elif not has_any and _MARK_OF_ALL.match(text):
                     blocks[0] = True
             elif token.type == tokenize.INDENT:
                 blocks.append(blocks[-1] or head)
@@ -326,7 +334,11 @@ def _marked(written: str) -> set[int]:
 _PLAINER = {
     "malformed node": "the value is neither a number, a text in quotes nor a "
     "list",
-    r"Expected ('[,:]' or )?'[])}]'": "a bracket above is not closed",
+    r"Expected '\)'": "a bracket is not closed, or a reference is given "
+    "arguments: it has none (@name(), and a line name.parameter = value)",
+    r"Expected ('[,:]' or )?'[]}]'": "a comma or a bracket is missing",
+    "EOF in multi-line": "a bracket or a text is not closed",
+    "unhashable": "what a mapping has before a colon is a list or a mapping",
     "Expected indentation": "the block above it is empty, or not indented",
 }
 
@@ -342,6 +354,8 @@ def _syntax(
     if line is None:
         line = parser.current_token.start[0] if parser else 1
     line = min(max(line, 1), max(len(lines), 1))
+    while line > 1 and not lines[line - 1].strip():  # At the end of the file.
+        line -= 1
     why = " ".join(str(error.args[0] if error.args else error).split())
     for pattern, plain in _PLAINER.items():
         if re.match(pattern, why):

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from framework import registry
-from framework.configuration.names import MACRO, Thing, look_up
+from framework.configuration.names import MACRO, Thing, constants, look_up
 from framework.configuration.reading import Binding, Macro, Reference, Text
 from framework.registry import Registry
 
 Scope = tuple[str, ...]
 # (scope, selector, parameter) of a binding; of a macro (scope, "", "").
 Key = tuple[str, str, str]
+_NONE: frozenset[str] = frozenset()
 
 
 class Uses:
@@ -62,6 +63,29 @@ class Uses:
                 if key[0] == here:
                     found.setdefault(key[2], []).append(self.final[key])
         return {name: (each[-1], each[:-1]) for name, each in found.items()}
+
+    def macro(self, name: str) -> Binding | None:
+        """What a macro is bound to in the end."""
+        return self.final.get((name, "", ""))
+
+    def resolved(self, value: Any, within: frozenset[str] = _NONE) -> Any:
+        """The value with what its macros stand for, but for circles of them.
+
+        Keys of mappings stay as they are.
+        """
+        while isinstance(value, Macro) and (bound := self.macro(value.name)):
+            if value.name in within:
+                return value
+            within |= {value.name}
+            value = bound.value
+        if isinstance(value, Macro) and not is_left_open(value):
+            known = constants(value.name)
+            return next(iter(known.values())) if len(known) == 1 else value
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.resolved(each, within) for each in value)
+        if isinstance(value, Mapping):
+            return {k: self.resolved(v, within) for k, v in value.items()}
+        return value
 
     def is_used(self, binding: Binding) -> bool:
         """Whether something that is reached takes it, or could."""
@@ -109,8 +133,7 @@ class Uses:
                     self._visit(inside, thing)
             elif isinstance(each, Macro):
                 self.macros.add(each.name)
-                macro = self.final.get((each.name, "", ""))
-                if macro is not None:
+                if macro := self.macro(each.name):
                     # gin makes what a macro holds in the macro's own scope.
                     self._follow_macro(macro)
             elif isinstance(each, str) and registry.find(each):
@@ -135,6 +158,13 @@ def walk(value: Any) -> Iterator[Any]:
             yield from walk(item)
     else:
         yield value
+
+
+def is_left_open(value: Any) -> bool:
+    """Whether it is gin's mark of what others are to bind."""
+    return isinstance(value, Macro) and list(constants(value.name)) == [
+        "gin.REQUIRED"
+    ]
 
 
 def key_of(binding: Binding) -> Key | None:

@@ -2,22 +2,27 @@
 
 import dataclasses
 import math
-import re
+import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from framework.configuration.reading import MAY_BE_UNUSED
+from framework.configuration.reading import MAY_BE_UNUSED, Binding, parse
 from framework.errors import UserError
 from framework.ranges import Count, Number, Seed
-from framework.registry import PARTS, bound, current_scope
+from framework.registry import PARTS, current_scope
 
 # What of the monitored figures is better when it is lower.
 _LOWER_IS_BETTER = ("loss",)
 Monitor = Literal[
     "validation.accuracy", "validation.loss", "train.accuracy", "train.loss"
 ]
-# With a name before the dot, or of a macro.
-_PARAMETER = r"([\w.]+/)*[\w.]*\w"
+# More would be no list that anybody could work through.
+_MOST_COMBINATIONS = 100_000
+
+
+class Written(str):
+    """A value as gin files write it, "@keras.Adam"."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +44,12 @@ class Distribution:
     is_whole: bool = False
 
     @property
-    def values(self) -> tuple[Any, ...] | None:
-        """All values there are; None where there are too many to list."""
+    def values(self) -> Sequence[Any] | None:
+        """All values there are; None where there is no end of them."""
         if self.options:
             return self.options
         if self.is_whole:
-            return tuple(range(int(self.low), int(self.high) + 1))
+            return range(int(self.low), int(self.high) + 1)
         return None
 
     @property
@@ -75,7 +80,7 @@ def uniform(low: float, high: float) -> Distribution:
         low: the least.
         high: the largest, more than `low`.
     """
-    return _numbers("uniform", float(low), float(high))
+    return _numbers("uniform", low, high)
 
 
 @PARTS.register()
@@ -86,7 +91,7 @@ def log_uniform(low: float, high: float) -> Distribution:
         low: the least, more than 0.
         high: the largest, more than `low`.
     """
-    return _numbers("log_uniform", float(low), float(high), is_log=True)
+    return _numbers("log_uniform", low, high, is_log=True)
 
 
 @PARTS.register()
@@ -109,11 +114,12 @@ def choice(options: Sequence[Any]) -> Distribution:
         options: numbers, texts, lists or names (`[@keras.Adam, @keras.SGD]`),
             at least two.
     """
-    # As written: names would have become what they name.
-    written = bound("choice", "options")
-    if not isinstance(written, (list, tuple)):
-        written = options
-    texts = tuple(map(repr, written))
+    if not all(isinstance(each, Written) for each in options):
+        raise UserError(
+            f"{_named('choice')}.options is {options!r}; expected a list in "
+            "brackets, of a gin file that a sweep reads."
+        )
+    texts = tuple(map(str, options))
     if len(set(texts)) < 2 or len(set(texts)) < len(texts):
         raise UserError(
             f"{_named('choice')}.options is [{', '.join(texts)}]; expected at "
@@ -130,10 +136,12 @@ def _numbers(
     is_whole: bool = False,
 ) -> Distribution:
     name = _named(kind)
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+    most = sys.maxsize if is_whole else sys.float_info.max
+    if not -most <= low < high <= most:
         raise UserError(
-            f"{name}.low is {low!r} and {name}.high is {high!r}; expected low "
-            "to be less than high."
+            f"{name}.low is {reprlib.repr(low)} and {name}.high is "
+            f"{reprlib.repr(high)}; expected low to be less than high, and "
+            f"high to be at most {most:g}."
         )
     if is_log and low <= 0:
         raise UserError(
@@ -141,12 +149,20 @@ def _numbers(
             f"than 0, or @{'integer' if is_whole else 'uniform'}() "
             "without it."
         )
+    if not is_whole:
+        low, high = float(low), float(high)
     return Distribution(low=low, high=high, is_log=is_log, is_whole=is_whole)
 
 
 def _named(kind: str) -> str:
     scope = current_scope()
     return f"{scope}/{kind}" if scope else kind
+
+
+def binding_of(name: str) -> Binding | None:
+    """What a gin line would bind; None if no line can bind that."""
+    found = list(parse([f"{name} = None"]).bindings())
+    return found[0] if len(found) == 1 and found[0].key == name else None
 
 
 @PARTS.register("search", is_root=True)
@@ -192,6 +208,12 @@ class Search:
                 "any number. Expected @choice() or @integer(), or another "
                 "sampler."
             )
+        if (self.combinations or 0) > _MOST_COMBINATIONS:
+            raise UserError(
+                f"search.sampler is 'grid', and the space has "
+                f"{self.combinations:,} combinations; expected at most "
+                f"{_MOST_COMBINATIONS:,}, or another sampler."
+            )
 
     def _check_space(self) -> None:
         if not isinstance(self.space, Mapping) or not self.space:
@@ -201,7 +223,7 @@ class Search:
                 "@rate/log_uniform()}."
             )
         for name, what in self.space.items():
-            if not isinstance(name, str) or not re.fullmatch(_PARAMETER, name):
+            if not isinstance(name, str) or binding_of(name) is None:
                 raise UserError(
                     f"search.space has the name {name!r}; expected a "
                     "parameter as gin files bind it, "

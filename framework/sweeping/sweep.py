@@ -29,12 +29,13 @@ from framework.configuration.reading import (
     MAY_BE_UNUSED,
     parse,
     read,
+    scoped,
 )
 from framework.configuration.uses import Key, key_of
 from framework.console import say
 from framework.errors import UserError
 from framework.launch import WRAPPER, kill_group, share_gpus, visible_gpus
-from framework.sweeping.space import Search
+from framework.sweeping.space import Search, Written, binding_of
 from framework.sweeping.trial import Job
 from framework.training.distribution import cluster_resolver
 
@@ -53,8 +54,13 @@ _TICK = 0.5
 _BEAT = 30.0
 # The page is written anew when a trial is finished, but not more often.
 _BETWEEN_PAGES = 15.0
-# What of a binding is the search's own, and not the experiment's.
-_OF_THE_SEARCH = r"\s*([\w.]+/)*(search|uniform|log_uniform|integer|choice)\."
+# What is the search's own, and not the experiment's.
+_SEARCH = tuple(
+    f"framework.{name}"
+    for name in ("search", "uniform", "log_uniform", "integer", "choice")
+)
+_CHOICE = ("framework.choice", "options")
+_FOLDS = ("", "framework.train", "folds")
 _TRIAL = ("-m", "framework.sweeping.trial")
 _PAGE_OFF = "train.report_page = False"
 
@@ -236,15 +242,52 @@ def place(number: int) -> str:
     return f"trial-{number:04}"
 
 
+def _is_of_search(line: str) -> bool:
+    """Whether a gin line is for the search, and not for the experiment.
+
+    Raises:
+        UserError: it is for both.
+    """
+    keys = [key_of(binding) for binding in parse([line]).bindings()]
+    found = {key is not None and key[1] in _SEARCH for key in keys}
+    if len(found) > 1:
+        raise UserError(
+            f"--gin_param={line!r} binds something of the search and "
+            "something of the experiment. Expected a --gin_param for each."
+        )
+    return found == {True}
+
+
+def search_of(configuration: Configuration) -> Search:
+    """The search that a gin file asks for.
+
+    Raises:
+        UserError: it makes no sense.
+    """
+    for (scope, *what), binding in configuration.bound().items():
+        options = configuration.resolved(binding.value)
+        if tuple(what) == _CHOICE and isinstance(options, (list, tuple)):
+            # As written, or names would become what they name.
+            configuration.rebind(
+                scoped(scope, "choice.options"),
+                tuple(Written(repr(each)) for each in options),
+            )
+    return configuration.make("search")
+
+
 def _check_names(search: Search, lines: Sequence[str]) -> None:
     """Raises a UserError where a parameter is searched and bound, or twice."""
     given = {key_of(each): each.key for each in parse(lines).bindings()}
     searched: dict[Key | None, str] = {}
     for name in search.space:
-        (binding,) = parse([f"{name} = None"]).bindings()
-        key = key_of(binding)
+        key = key_of(binding_of(name))
         if key is None:  # Unknown; the check of the trials tells more.
             continue
+        if key == _FOLDS:
+            raise UserError(
+                "search.space has train.folds; expected none in a sweep, "
+                "whose trials are judged epoch by epoch."
+            )
         if key in given:
             raise UserError(
                 f"--gin_param binds {given[key]}, and search.space is to try "
@@ -266,8 +309,8 @@ def _read(
     workdir: str | None,
 ) -> Asked:
     """Both gin files, as far as they can be checked without data."""
-    of_search = [x for x in lines if re.match(_OF_THE_SEARCH, x)]
-    own = tuple(x for x in lines if x not in of_search)
+    of_search = [line for line in lines if _is_of_search(line)]
+    own = tuple(line for line in lines if line not in of_search)
     find_gin_file(space)
     # The experiment first: what it imports, the space may name.
     configuration = Configuration(gin_file, own, imports)
@@ -276,27 +319,35 @@ def _read(
     facts["imports"] = " ".join(
         re.findall(r"^import (.*)$", configuration.whole(), re.M)
     )
-    if facts.get("train.folds", "None") != "None":
+    bound = configuration.bound()
+    folds = bound.get(_FOLDS)
+    if folds and (count := configuration.resolved(folds.value)) is not None:
         raise UserError(
-            f"train.folds is {facts['train.folds']}; expected None in a "
+            f"{folds.place}: train.folds is {count}; expected None in a "
             "sweep, whose trials are judged epoch by epoch."
         )
+    for key, each in bound.items():
+        if key[1] in _SEARCH:
+            raise UserError(
+                f"{each.place}: {each.key} is bound in the experiment, where "
+                f"no sweep reads it. Expected it in {space}."
+            )
     configuration = Configuration(space, of_search, imports)
     if not configuration.binds("search.space"):
         raise UserError(
             f"{space} does not bind search.space. Expected what to try, by "
             "parameter, as in gin/sweeps/smoke.gin."
         )
-    for each in configuration.bound():
+    for key, each in configuration.bound().items():
         # A trial is given what `search` draws, and nothing else of the space.
-        if each.name and not re.match(_OF_THE_SEARCH, each.key):
+        if key[1] and key[1] not in _SEARCH:
             raise UserError(
                 f"{each.place}: {each.key} is bound in a sweep's space, where "
                 "no trial would see it. Expected search and its distributions "
                 f"there; bind it in {gin_file} or with --gin_param, with "
                 f"'# {MAY_BE_UNUSED}' where only some options read it."
             )
-    search = configuration.make("search")
+    search = search_of(configuration)
     facts |= search.facts()
     _check_names(search, own)
     directory = workdir or os.path.join("sweeps", name)
@@ -343,9 +394,9 @@ def _check_values(asked: Asked, space: str) -> None:
             is_own = problem.place.file == COMMAND_LINE
             problems[problem.text if is_own else str(problem)] = None
     if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems)
         raise UserError(
-            f"{space} has trials made that {asked.gin_file} can't be: "
-            + "\n  ".join(problems)
+            f"{space} has trials made that {asked.gin_file} can't be:{lines}"
         )
 
 

@@ -8,6 +8,7 @@ import pytest
 import framework
 from framework.configuration import Configuration, shipped_gin_files
 from framework.configuration.files import open_gin_file
+from framework.configuration.reading import OVERRIDES
 from framework.errors import UserError
 
 # What no shipped file has: scopes and macros, used as they should be.
@@ -192,16 +193,24 @@ def test_all_mistakes_are_told_at_once(in_tmp):
         ("train.task = @Tfds()", "expected a Task"),
         ("pipeline.resize = 'squish'", "Did you mean 'squash'?"),
         ("train.seed = -1", "at least 0 and below 4.29497e+09"),
-        ("train.class_weights = {'circle': 'much'}", "expected a mapping"),
+        (
+            "train.class_weights = {'circle': 'much'}",
+            "expected a mapping, {'name': value}, each value a number, at",
+        ),
+        ("softmax_head.hidden = [-64]", "whole numbers, each at least 1, in"),
+        ("train.class_weights = {[1]: 2}", "before a colon is a list"),
+        ("a/macro.valu = 3\ntrain.epochs = %a", "Did you mean 'value'"),
         ("train.epochs = %many", "Expected a line many = value."),
         ("classifier.augmentation = [@RandomHue()]", "is more than one"),
         ("train.epochs = %gin.REQUIRED", "train.epochs is left open"),
         ("train.epochs", "can't be read"),
         ("train.epochs = 'three", "can't be read"),
         ("train.epochs = [3", "can't be read"),
-        ("a = [@b(\ntrain.seed = 3", "a bracket above is not closed"),
-        ("a = [3\ntrain.seed = 3", "a bracket above is not closed"),
-        ("a = {'b': 3\ntrain.seed = 3", "a bracket above is not closed"),
+        ("a = [@b(\ntrain.seed = 3", "a bracket is not closed"),
+        ("train.task = @shapes(seed=3)", "is given arguments: it has none"),
+        ("a = [3\ntrain.seed = 3", "a comma or a bracket is missing"),
+        ("a = {'b': 3\ntrain.seed = 3", "a comma or a bracket is missing"),
+        ("train.epochs = [3\n\n", "'train.epochs = [3' can't be read"),
         ("softmax_head:\ntrain.seed = 3", "the block above it is empty"),
         ("train.optimizer = 3", "makes an Optimizer"),
         ("keras.Adam.learning_rate = -1", "expected a number, above 0"),
@@ -467,7 +476,8 @@ def test_phases_are_scopes(in_tmp):
         ("def f(:", r"SyntaxError: .* \(.*mine_broken.py:2\)"),
         ("1 / 0", r"ZeroDivisionError: division by zero \(.*broken.py:2\)"),
         ("import sys; sys.exit(3)", r"SystemExit: 3 \(.*broken.py:2\)"),
-        ("import nothing_like_it", r"No module named 'nothing_like_it' \("),
+        ("import no_such", r"No module named 'no_such' \(.*broken.py:2\)"),
+        ("import json; json.loads('x')", r"JSONDecodeError.*broken.py:2\)"),
     ],
 )
 def test_a_plug_in_that_breaks_is_told_with_its_line(
@@ -507,3 +517,51 @@ def test_what_python_may_give(in_tmp):
 )
 def test_a_circle_of_macros_is_told(lines):
     assert "%N is made of itself (%N, " in told(lines)
+
+
+@pytest.mark.parametrize("left_open", ["%gin.REQUIRED", "%REQUIRED"])
+def test_what_is_left_open_is_bound_by_others(in_tmp, left_open):
+    name = "softmax_head.label_smoothing"
+    (in_tmp / "open.gin").write_text(f"{name} = {left_open}\n")
+    include = "include 'gin/smoke.gin'\ninclude 'open.gin'\n"
+    (in_tmp / "mine.gin").write_text(include)
+    with pytest.raises(UserError) as told:
+        Configuration("mine.gin")
+    assert told.value.message == (
+        f"open.gin:1: {name} is left open, to be bound by who includes this "
+        "file, or with --gin_param."
+    )
+    Configuration("mine.gin", [f"{name} = 0.1"])
+
+
+def test_phases_and_epochs_exclude_each_other(in_tmp):
+    lines = "include 'gin/smoke.gin'\nph = {}\ntrain.phases = %ph\n"
+    (in_tmp / "mine.gin").write_text(lines.format("[]"))
+    Configuration("mine.gin")
+    (in_tmp / "mine.gin").write_text(lines.format("@fine_tune()"))
+    with pytest.raises(UserError, match=r"smoke\.gin:\d+: train\.epochs is b"):
+        Configuration("mine.gin")
+    Configuration("mine.gin", ["e = None", "train.epochs = %e"])
+
+
+def test_windows_line_ends_are_none(in_tmp):
+    text = "include 'gin/smoke.gin'\ntrain.epochs = 3\n"
+    text += f"{OVERRIDES}\ntrain.epochs = 4\n"
+    (in_tmp / "mine.gin").write_bytes(text.replace("\n", "\r\n").encode())
+    Configuration("mine.gin")
+
+
+def test_a_file_that_can_not_be_read_is_not_in_a_circle(in_tmp):
+    (in_tmp / "bad.gin").write_text("# Größe", encoding="latin-1")
+    (in_tmp / "other.gin").write_text("include 'bad.gin'\n")
+    message = told("include 'bad.gin'\ninclude 'other.gin'")
+    assert message.count("is no UTF-8") == 2
+    assert "includes itself" not in message
+
+
+def test_places_are_told_of_what_is_named(in_tmp):
+    made = Configuration("gin/smoke.gin", ["n = 3", "train.epochs = %n"])
+    assert (
+        made._placed("/a/.cache can't be read.") == "/a/.cache can't be read."
+    )
+    assert made._placed("train.epochs is 3.").endswith(" (--gin_param)")
