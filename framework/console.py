@@ -28,6 +28,13 @@ def some(names: Iterable[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + more
 
 
+def in_megabytes(count: int) -> str:
+    """A number of bytes, to be read."""
+    if count < 1e6:
+        return f"{count / 1e3:,.1f} kB"
+    return f"{count / 1e6:,.1f} MB" if count < 1e7 else f"{count / 1e6:,.0f} MB"
+
+
 class Bar:
     """A bar for what is under way; lines where there is no terminal."""
 

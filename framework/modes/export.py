@@ -14,7 +14,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from framework.configuration import Configuration
-from framework.console import say
+from framework.console import in_megabytes, say
 from framework.data.images import to_square
 from framework.data.source import IndexedExamples
 from framework.errors import UserError
@@ -329,7 +329,7 @@ def _say_proof(
     times = figures["milliseconds"]
     say(
         console,
-        f"{figures['bytes'] / 1e6:.1f} MB; a call takes "
+        f"{in_megabytes(figures['bytes'])}; a call takes "
         + ", ".join(
             f"{times[n]:.1f} ms for {n} picture{'s' * (n != '1')}"
             for n in times

@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from framework.console import Bar, say, some
+from framework.console import Bar, in_megabytes, say, some
 from framework.data.preparing import Preparation
 from framework.data.preparing import prepare as write
 from framework.errors import UserError
@@ -76,7 +76,7 @@ def prepare(
     say(
         console,
         f"{done.directory}: {counts} examples in {done.shards} files, "
-        f"{done.size / 1e6:,.0f} MB. To train on it: "
+        f"{in_megabytes(done.size)}. To train on it: "
         "--gin_file=gin/prepared.gin "
         f"--gin_param=\"Prepared.directory = '{done.directory}'\"",
     )

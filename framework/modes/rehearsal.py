@@ -12,6 +12,7 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
+from framework.console import in_megabytes
 from framework.model import cost
 from framework.modes.recipe import Setup
 from framework.task import Data
@@ -65,9 +66,9 @@ class Rehearsed:
                 if self.operations
                 else ""
             ),
-            f"Memory: weights {_size(weights)}, optimizer "
-            f"{_size(remembered)}; {holder} held {_size(self.held)} after "
-            "some updates.",
+            f"Memory: weights {in_megabytes(weights)}, optimizer "
+            f"{in_megabytes(remembered)}; {holder} held "
+            f"{in_megabytes(self.held)} after some updates.",
         ]
         if self.seconds is not None:
             lines.append(
@@ -160,12 +161,6 @@ def _bytes(variables) -> int:
     return sum(
         int(np.prod(v.shape)) * tf.as_dtype(v.dtype).size for v in variables
     )
-
-
-def _size(count: int) -> str:
-    if count < 1e6:
-        return f"{count / 1e3:,.1f} kB"
-    return f"{count / 1e6:,.1f} MB" if count < 1e7 else f"{count / 1e6:,.0f} MB"
 
 
 def _short(count: int) -> str:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
+from framework.console import in_megabytes
 from framework.data import rows
 from framework.data.pipeline import Order, Pipeline, Share
 from framework.data.rows import Rows
@@ -393,7 +394,7 @@ def _takes(stores: list[Rows]) -> str:
     taken = sum(rows.size(len(r), r.shape, r.dtype) for r in stores)
     on_disk = any(r.place == "disk" for r in stores)
     return (
-        f"what is kept takes {taken / 1e6:,.0f} MB"
+        f"what is kept takes {in_megabytes(taken)}"
         f"{', partly in a scratch file' if on_disk else ''}"
     )
 
