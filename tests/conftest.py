@@ -21,10 +21,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Registers everything that ships, as any run does.
 Configuration("gin/base.gin")
 tf.config.experimental.enable_op_determinism()
-# Every test has Keras collect garbage; all that libraries have made by now
-# stays anyway, and to look through it would take minutes in all.
-gc.collect()
-gc.freeze()
 
 
 def pytest_collection_modifyitems(items):
@@ -36,9 +32,19 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(lacking)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_garbage():
+    """Collects it once a file: once a test would take minutes in all.
+
+    What is left by then stays anyway, and is not looked through again.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _clean_slate():
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     gin.clear_config()
     yield

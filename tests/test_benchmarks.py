@@ -76,6 +76,7 @@ def test_accuracy_is_told_with_its_spread():
         accuracy.in_words((0,), [{"train": {}}])
 
 
+@pytest.mark.slow
 def test_accuracy_of_a_gin_file(tmp_path, capfd):
     command = [
         *("gin/smoke.gin", "--seeds", "4", "7"),

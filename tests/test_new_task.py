@@ -32,7 +32,9 @@ def names_below(folder):
     ("kind", "flags"),
     [
         ("arrays", []),
-        ("folder", ["--root=my 'own' photos"]),
+        pytest.param(
+            "folder", ["--root=my 'own' photos"], marks=pytest.mark.slow
+        ),
         pytest.param("tfds", ["--dataset=mnist:3.*.*"], marks=pytest.mark.slow),
     ],
 )
