@@ -43,7 +43,7 @@ smoke: $(INSTALLED) $(SOURCES) $(CONFIGS)  ## Trains gin/smoke.gin, in seconds
 	$(BIN)/python -m framework.main --gin_file=gin/smoke.gin $(ARGS)
 
 test: $(INSTALLED) $(SOURCES) $(CONFIGS) $(TESTS)  ## Runs the tests but for the slow ones
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: $(INSTALLED) $(SOURCES) $(CONFIGS) $(TESTS)  ## Runs the slow tests
 	$(BIN)/python -m pytest -m slow $(ARGS)

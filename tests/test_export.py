@@ -278,6 +278,7 @@ def test_two_ways_to_resize_are_refused():
         finished._resize(lines, "run")
 
 
+@pytest.mark.slow
 def test_from_the_command_line(copied, in_tmp):
     def command(*arguments):
         return subprocess.run(

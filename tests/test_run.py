@@ -582,6 +582,7 @@ def test_a_task_of_an_installed_package_is_found(in_tmp):
     assert "import pets_of_a_package" in text
 
 
+@pytest.mark.slow
 def test_a_module_named_by_a_flag_is_imported_and_written_down(
     in_tmp, monkeypatch
 ):
@@ -684,6 +685,8 @@ def tiny_run(name: str, pictures: pathlib.Path) -> list[framework.Result]:
 
 
 SLOW = {
+    # test_no_skew trains it.
+    "folder.gin",
     # As folder.gin or rps_rendered.gin, but for the source.
     "manifest.gin",
     "prepared.gin",

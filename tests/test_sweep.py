@@ -486,6 +486,7 @@ def test_two_processes_go_on_with_the_same_sweep(stand_in, in_tmp):
     assert_each_was_done_once(in_tmp, lost, before)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all_and_leaves_a_page(stand_in, in_tmp, request):
     stand_in("time.sleep(2)")
     # Who started the tests behind `nohup` or "&" has it ignored.

@@ -56,6 +56,7 @@ def test_it_holds_every_module_and_gin_file(wheel):
     assert "tasks/__init__.py" not in names
 
 
+@pytest.mark.slow
 def test_a_new_task_trains_from_an_empty_directory(wheel, in_tmp):
     """The README's own example: one Python file and one gin file."""
     site = in_tmp / "site"

@@ -114,12 +114,10 @@ def choice(options: Sequence[Any]) -> Distribution:
         options: numbers, texts, lists or names (`[@keras.Adam, @keras.SGD]`),
             at least two.
     """
-    if not all(isinstance(each, Written) for each in options):
-        raise UserError(
-            f"{_named('choice')}.options is {options!r}; expected a list in "
-            "brackets, of a gin file that a sweep reads."
-        )
-    texts = tuple(map(str, options))
+    texts = tuple(
+        str(each) if isinstance(each, Written) else repr(each)
+        for each in options
+    )
     if len(set(texts)) < 2 or len(set(texts)) < len(texts):
         raise UserError(
             f"{_named('choice')}.options is [{', '.join(texts)}]; expected at "
