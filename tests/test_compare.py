@@ -80,6 +80,7 @@ def test_runs_are_compared(runs):
     )
 
 
+@pytest.mark.slow
 def test_other_classes_can_be_compared_by_figures_only(
     runs, some_pictures, tmp_path
 ):
@@ -161,6 +162,7 @@ def test_what_can_not_be_compared_is_refused(runs, asked, message):
     assert sorted(pathlib.Path(one).rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_the_command_line(runs, tmp_path):
     directories = [runs[name].directory for name in ("one", "idle")]
 

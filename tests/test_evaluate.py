@@ -131,6 +131,7 @@ def test_mistakes(run, tmp_path, monkeypatch, arguments, options, message):
     assert not (tmp_path / "there").exists()
 
 
+@pytest.mark.slow
 def test_the_command_line(run):
     done = subprocess.run(
         [

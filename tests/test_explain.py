@@ -262,6 +262,7 @@ def test_nothing_is_left_of_what_fails(run, photos, in_tmp):
         framework.explain(str(unfinished), [str(photos)])
 
 
+@pytest.mark.slow
 def test_from_the_command_line(run, photos, in_tmp):
     os.makedirs("runs/folder")
     shutil.copytree(run, "runs/folder/001")

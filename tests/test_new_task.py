@@ -50,6 +50,7 @@ def test_its_own_test_passes(kind, flags, in_tmp):
     assert " passed" in done.stdout and "skipped" not in done.stdout
 
 
+@pytest.mark.slow
 def test_what_it_writes_trains_and_is_listed(in_tmp):
     new_task.write(new_task.new_task("my_coins"))
     gin_file = "--gin_file=gin/my_coins.gin"

@@ -379,10 +379,8 @@ def test_the_command_line(run, photos):
     assert "has no use for it" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "count",
-    [400, pytest.param(20_000, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [400, 20_000])
 def test_killed_half_way_each_file_is_answered_once(run, tmp_path, count):
     (tmp_path / "many").mkdir()
     # Many names of few files: what is decoded does not matter here.

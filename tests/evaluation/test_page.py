@@ -342,6 +342,7 @@ def test_no_page_where_none_is_wanted(in_tmp):
     assert not (pathlib.Path(result.directory) / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_cross_validation_has_a_page_with_its_folds(tmp_path):
     result, found = made(
         tmp_path,

@@ -132,7 +132,7 @@ def same(a, b):
     ("asked", "how"),
     [
         ("auto", {"flip": True}),
-        (
+        pytest.param(
             EPOCHS,
             {
                 "flip": True,
@@ -141,6 +141,7 @@ def same(a, b):
                 "accumulation": 2,
                 "steps_per_call": 3,
             },
+            marks=pytest.mark.slow,
         ),
         (EPOCHS, {"pooling": "flatten"}),
     ],
@@ -343,7 +344,7 @@ def test_what_can_not_be_is_refused_or_done_without(data, monkeypatch):
     ("cache", "how"),
     [
         ("auto", {"freeze": "none", "flip": True, "dropout": 0.5}),
-        (
+        pytest.param(
             "disk",
             {
                 "flip": True,
@@ -352,6 +353,7 @@ def test_what_can_not_be_is_refused_or_done_without(data, monkeypatch):
                 # What is kept is not mixed.
                 "mixing": [MixUp(1.0), CutMix()],
             },
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -292,7 +292,9 @@ def test_an_overflow_skips_the_update_and_lowers_the_scale(fit):
     assert np.isfinite(history.epochs[0]["train"]["loss"])
 
 
-@pytest.mark.parametrize("steps_per_call", [3, 100])
+@pytest.mark.parametrize(
+    "steps_per_call", [3, pytest.param(100, marks=pytest.mark.slow)]
+)
 def test_several_steps_a_call_change_nothing(fit, steps_per_call):
     recorder = Recorder()
     one, first = fit()
