@@ -315,10 +315,9 @@ def _read(
     # The experiment first: what it imports, the space may name.
     configuration = Configuration(gin_file, own, imports)
     name, text = configuration.name, configuration.asked
-    facts = bindings(configuration.whole())
-    facts["imports"] = " ".join(
-        re.findall(r"^import (.*)$", configuration.whole(), re.M)
-    )
+    whole = configuration.whole()
+    facts = bindings(whole)
+    facts["imports"] = " ".join(re.findall(r"^import (.*)$", whole, re.M))
     bound = configuration.bound()
     folds = bound.get(_FOLDS)
     if folds and (count := configuration.resolved(folds.value)) is not None:
