@@ -280,6 +280,7 @@ class _Parser(config_parser.ConfigParser):
     def __init__(self, written: str, name: str):
         self._name = name
         self._line = 0
+        self._keys: list[set[str]] = []  # Of the mappings around an item.
         super().__init__(io.StringIO(written), self)
 
     # gin asks these two of a delegate, which may not know of the parser.
@@ -296,6 +297,19 @@ class _Parser(config_parser.ConfigParser):
     def _maybe_parse_configurable_reference(self):
         self._line = self._current_token.start[0]
         return super()._maybe_parse_configurable_reference()
+
+    def _maybe_parse_container(self):
+        self._keys.append(set())
+        found = super()._maybe_parse_container()
+        self._keys.pop()
+        return found
+
+    def _parse_dict_item(self):
+        key, value = super()._parse_dict_item()
+        if repr(key) in self._keys[-1]:
+            self._raise_syntax_error(f"The key {key!r} is there twice.")
+        self._keys[-1].add(repr(key))
+        return key, value
 
     def _maybe_parse_macro(self):
         self._line = self._current_token.start[0]

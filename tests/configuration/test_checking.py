@@ -199,6 +199,7 @@ def test_all_mistakes_are_told_at_once(in_tmp):
         ),
         ("softmax_head.hidden = [-64]", "whole numbers, each at least 1, in"),
         ("train.class_weights = {[1]: 2}", "before a colon is a list"),
+        ("train.class_weights = {'a': 1, 'b': 2, 'a': 3}", "'a' is there twi"),
         ("a/macro.valu = 3\ntrain.epochs = %a", "Did you mean 'value'"),
         ("train.epochs = %many", "Expected a line many = value."),
         ("classifier.augmentation = [@RandomHue()]", "is more than one"),
@@ -373,6 +374,7 @@ FINE = (
     "doctor.likeness = 0.9\nprepare.max_side = 9\nbenchmark.seconds = 1",
     "train.task = @of_a_kind()\nImageFolder.root = 'photos'",
     "train.task = @OfAClass()\nImageFolder.root = 'photos'",
+    "nested = {'a': {'a': 1}, 'b': {'a': 1}}  # may be unused",
     "classifier.augmentation = [@OwnLoud()]\nOwnLoud.loudness = 2",
     "classifier.augmentation = [@own_noise()]\nown_noise.ness = 2",
 )
