@@ -1,7 +1,7 @@
 """Turns limits of a number into a type hint: `epochs: Count`."""
 
 import dataclasses
-import math
+import sys
 from typing import Annotated
 
 
@@ -23,7 +23,7 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         # Whole numbers may be larger than any float.
-        if not -math.inf < value < math.inf:
+        if not abs(value) <= sys.float_info.max:
             return False
         if not (value > self.least if self.open_below else value >= self.least):
             return False

@@ -397,7 +397,7 @@ def in_words(hint: Any) -> str:
         return f"{what}, without parentheses (@name)"
     if origin in (Mapping, dict):
         values = arguments[1] if arguments else Any
-        of = "" if values is Any else f", each value {in_words(values)}"
+        of = "" if values is Any else f" (each value {in_words(values)})"
         return f"a mapping, {{'name': value}}{of}"
     if origin is tuple and arguments[1:] not in ((), (...,)):
         return f"a list in brackets: {', '.join(map(in_words, arguments))}"

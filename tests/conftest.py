@@ -38,6 +38,7 @@ def _no_garbage():
 
     What is left by then stays anyway, and is not looked through again.
     """
+    keras.utils.clear_session(free_memory=False)
     gc.collect()
     gc.freeze()
 

@@ -226,7 +226,7 @@ def test_a_space_without_sense_is_refused(in_tmp, text, message):
             [
                 "search.space = {'train.seed': @integer()}",
                 "search.sampler = 'grid'",
-                "integer.high = 3000000000",
+                "integer.high = 9223372036854775807",
             ],
             {},
             "expected at most 100,000",
@@ -260,6 +260,17 @@ def test_settings_of_the_search_have_one_place(stand_in, in_tmp):
     assert sweeping._is_of_search("search:\n  trials = 3")
     assert sweeping._is_of_search("framework.search.trials = 3")
     assert not sweeping._is_of_search("train.epochs = 3")
+    assert sweeping._is_of_search("low = 3", {"low"})
+
+
+def test_a_macro_of_the_space_is_given_like_its_settings(stand_in, in_tmp):
+    stand_in()
+    (in_tmp / "space.gin").write_text(
+        "search.space = {'keras.Adam.learning_rate': @uniform()}\n"
+        "low = %gin.REQUIRED\nuniform.low = %low\nuniform.high = 1e-2\n"
+    )
+    found = quiet("low = 0.005", trials=1)
+    assert found.value >= 0.005
 
 
 def test_options_stand_for_what_the_experiment_makes_of_them(stand_in, in_tmp):

@@ -78,11 +78,9 @@ class _Check:
             for _, selector in self._uses.reached
             if isinstance(thing := find(selector), Thing)
         }
-        self._strangers: set[str] = set()  # Heads of blocks, told already.
         for statement in text.flat():
             if isinstance(statement, Block):
-                if not self._known(statement.name, statement.place):
-                    self._strangers.add(statement.name)
+                self._known(statement.name, statement.place)
             elif isinstance(statement, Binding):
                 self._binding(statement)
         for part in text.texts():
@@ -90,6 +88,7 @@ class _Check:
                 self._twice(part)
             self._undone(part)
         for binding in self._uses.final.values():
+            # gin refuses these, used or not.
             if any(map(is_left_open, walk(binding.value))):
                 self._say(
                     binding.place,
@@ -120,9 +119,15 @@ class _Check:
                     f"({', '.join(f'%{each}' for each in circle)}). Expected "
                     "a value in one of them.",
                 )
+            for name in constants(binding.scope):
+                self._say(
+                    binding.place,
+                    f"%{binding.scope} is the constant {name} already, which "
+                    "stays what it is. Choose another name.",
+                )
             return
-        if binding.name in self._strangers:
-            return
+        if binding.is_in_block and not look_up(binding.name):
+            return  # Told of its head.
         thing = self._known(
             binding.name,
             binding.place,
@@ -237,10 +242,10 @@ class _Check:
         )
         if not (phases and epochs):
             return
-        if (
-            self._uses.resolved(phases.value)
-            and self._uses.resolved(epochs.value) is not None
-        ):
+        values = [self._uses.resolved(each.value) for each in (phases, epochs)]
+        if any(isinstance(each, Macro) for each in values):
+            return  # Told already.
+        if values[0] and values[1] is not None:
             self._say(
                 epochs.place,
                 f"train.epochs is bound and so is train.phases "

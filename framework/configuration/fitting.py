@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from framework import registry
-from framework.configuration.names import Thing, look_up
+from framework.configuration.names import Thing, constants, look_up
 from framework.configuration.reading import Binding, Macro, Place, Reference
 from framework.ranges import Positive
 
@@ -27,7 +27,10 @@ def fits(value: Any, hint: Any) -> bool:
 def _stands_for(value: Any, hint: Any) -> bool | None:
     """Whether what is written fits by what it stands for; None of values."""
     if isinstance(value, Macro):
-        return True
+        known = list(constants(value.name).items())
+        if len(known) != 1 or known[0][0] == "gin.REQUIRED":
+            return True
+        return registry.fits(known[0][1], hint)
     return _refers(value, hint) if isinstance(value, Reference) else None
 
 
@@ -122,9 +125,11 @@ def other_kind(thing: Thing, binding: Binding, value: Any) -> Any:
 
 
 def misfit(key: str, value: Any, hint: Any) -> str:
-    """As `registry.misfit`, of a value that may be a reference."""
+    """As `registry.misfit`, of a reference or a constant, too."""
     if isinstance(value, Reference):
         return _wrong_reference(key, value, hint)
+    if isinstance(value, Macro):
+        (value,) = constants(value.name).values()
     return registry.misfit(key, value, hint)
 
 

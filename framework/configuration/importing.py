@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from framework.errors import UserError
 
 ENTRY_POINTS = "framework.tasks"
+# Folders of what is installed, and not anybody's own.
+_INSTALLED = {"site-packages", "dist-packages"}
 # What registers the names that every gin file may use.
 _OWN_MODULES = (
     "framework.data.folder",
@@ -88,21 +90,16 @@ def _place(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f" ({error.filename}:{error.lineno})"
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    others = tuple(
-        os.path.join(path, "")
-        for path in (package, sysconfig.get_path("stdlib"))
-    )
-    installed = os.path.join(sysconfig.get_path("purelib"), "")
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith("<")
-        and (
-            not frame.filename.startswith(others)
-            or frame.filename.startswith(installed)
-        )
-    ]
-    own = [f for f in frames if not f.filename.startswith(installed)]
-    for frame in reversed(own or frames):
+    python = sysconfig.get_path("stdlib")
+    own, installed = [], []
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = frame.filename
+        if not _INSTALLED.isdisjoint(path.split(os.sep)):
+            installed.append(frame)
+        elif not path.startswith(
+            ("<", os.path.join(package, ""), os.path.join(python, ""))
+        ):
+            own.append(frame)
+    for frame in reversed(own or installed):
         return f" ({frame.filename}:{frame.lineno})"
     return ""

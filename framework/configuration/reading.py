@@ -90,6 +90,7 @@ class Binding:
         place: of its first line.
         may_be_unused: whether a comment says so.
         section: how many `OVERRIDES` are above it in its file.
+        is_in_block: whether a `Block` is its name.
     """
 
     scope: str
@@ -99,6 +100,7 @@ class Binding:
     place: Place
     may_be_unused: bool = False
     section: int = 0
+    is_in_block: bool = False
 
     @property
     def key(self) -> str:
@@ -230,9 +232,12 @@ class _Reader:
             parser = _Parser(written, name)
             while statement := parser.parse_statement():
                 here = Place(name, statement.location.line_num)
-                section = lines[: here.line].count(OVERRIDES)
                 made = self._statement(
-                    statement, here, here.line in marked, section
+                    statement,
+                    here,
+                    may_be_unused=here.line in marked,
+                    section=lines[: here.line].count(OVERRIDES),
+                    is_in_block=here.line in parser.in_blocks,
                 )
                 if made is not None:
                     statements.append(made)
@@ -245,24 +250,14 @@ class _Reader:
             self.problems.append(_syntax(error, parser, name, lines))
         return Text(name, statements, place)
 
-    def _statement(
-        self, found: Any, here: Place, may_be_unused: bool, section: int
-    ) -> Any:
+    def _statement(self, found: Any, here: Place, **kind: Any) -> Any:
         if isinstance(found, config_parser.BindingStatement):
             scope, name, parameter = found.scope, found.selector, found.arg_name
             if not parameter:  # Of a macro.
                 scope, name = scoped(scope, name), ""
-            elif (name, parameter) in _AT_LENGTH:
+            elif scope and (name, parameter) in _AT_LENGTH:
                 name = parameter = ""
-            return Binding(
-                scope,
-                name,
-                parameter,
-                found.value,
-                here,
-                may_be_unused,
-                section,
-            )
+            return Binding(scope, name, parameter, found.value, here, **kind)
         if isinstance(found, config_parser.BlockDeclaration):
             return Block(found.selector, here)
         if isinstance(found, config_parser.ImportStatement):
@@ -275,12 +270,17 @@ class _Reader:
 
 
 class _Parser(config_parser.ConfigParser):
-    """gin's parser, with references that are not looked up."""
+    """gin's parser, with references that are not looked up.
+
+    Attributes:
+        in_blocks: the lines of bindings whose name is a block's.
+    """
 
     def __init__(self, written: str, name: str):
         self._name = name
         self._line = 0
-        self._keys: list[set[str]] = []  # Of the mappings around an item.
+        self._keys: list[list[Any]] = []  # Of the mappings around an item.
+        self.in_blocks: set[int] = set()
         super().__init__(io.StringIO(written), self)
 
     # gin asks these two of a delegate, which may not know of the parser.
@@ -299,17 +299,25 @@ class _Parser(config_parser.ConfigParser):
         return super()._maybe_parse_configurable_reference()
 
     def _maybe_parse_container(self):
-        self._keys.append(set())
+        self._keys.append([])
         found = super()._maybe_parse_container()
         self._keys.pop()
         return found
 
     def _parse_dict_item(self):
+        here = self._current_location()
         key, value = super()._parse_dict_item()
-        if repr(key) in self._keys[-1]:
-            self._raise_syntax_error(f"The key {key!r} is there twice.")
-        self._keys[-1].add(repr(key))
+        # Two references differ by their places.
+        same = str(key) if isinstance(key, (Reference, Macro)) else key
+        if same in self._keys[-1]:
+            self._raise_syntax_error(f"The key {key!r} is there twice.", here)
+        self._keys[-1].append(same)
         return key, value
+
+    def _parse_binding_block(self, *args, **kwargs):
+        block, bindings = super()._parse_binding_block(*args, **kwargs)
+        self.in_blocks.update(each.location.line_num for each in bindings)
+        return block, bindings
 
     def _maybe_parse_macro(self):
         self._line = self._current_token.start[0]
@@ -350,7 +358,7 @@ _PLAINER = {
     "list",
     r"Expected '\)'": "a bracket is not closed, or a reference is given "
     "arguments: it has none (@name(), and a line name.parameter = value)",
-    r"Expected ('[,:]' or )?'[]}]'": "a comma or a bracket is missing",
+    r"Expected ('[,:]' or )?'[])}]'": "a comma or a bracket is missing",
     "EOF in multi-line": "a bracket or a text is not closed",
     "unhashable": "what a mapping has before a colon is a list or a mapping",
     "Expected indentation": "the block above it is empty, or not indented",

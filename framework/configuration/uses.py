@@ -71,16 +71,13 @@ class Uses:
     def resolved(self, value: Any, within: frozenset[str] = _NONE) -> Any:
         """The value with what its macros stand for, but for circles of them.
 
-        Keys of mappings stay as they are.
+        Constants and the keys of mappings stay as they are.
         """
         while isinstance(value, Macro) and (bound := self.macro(value.name)):
             if value.name in within:
                 return value
             within |= {value.name}
             value = bound.value
-        if isinstance(value, Macro) and not is_left_open(value):
-            known = constants(value.name)
-            return next(iter(known.values())) if len(known) == 1 else value
         if isinstance(value, (list, tuple)):
             return type(value)(self.resolved(each, within) for each in value)
         if isinstance(value, Mapping):

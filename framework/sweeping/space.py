@@ -44,13 +44,16 @@ class Distribution:
     is_whole: bool = False
 
     @property
-    def values(self) -> Sequence[Any] | None:
-        """All values there are; None where there is no end of them."""
+    def values(self) -> Sequence[Any]:
+        """All values of what has an end."""
+        return self.options or range(int(self.low), int(self.high) + 1)
+
+    @property
+    def count(self) -> float:
+        """How many values there are; infinity where there is no end."""
         if self.options:
-            return self.options
-        if self.is_whole:
-            return range(int(self.low), int(self.high) + 1)
-        return None
+            return len(self.options)
+        return self.high - self.low + 1 if self.is_whole else math.inf
 
     @property
     def extremes(self) -> tuple[Any, ...]:
@@ -199,7 +202,7 @@ class Search:
 
     def __post_init__(self):
         self._check_space()
-        endless = [n for n, d in self.space.items() if d.values is None]
+        endless = [n for n, d in self.space.items() if d.count == math.inf]
         if self.sampler == "grid" and endless:
             raise UserError(
                 f"search.sampler is 'grid', and {', '.join(endless)} may be "
@@ -245,7 +248,7 @@ class Search:
         """How many trials a grid has; None of another sampler."""
         if self.sampler != "grid":
             return None
-        return math.prod(len(d.values) for d in self.space.values())
+        return math.prod(what.count for what in self.space.values())
 
     def lines(self, values: Mapping[str, Any]) -> list[str]:
         """What a trial binds, to be read.

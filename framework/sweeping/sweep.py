@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -20,7 +20,6 @@ from rich.console import Console
 from framework.configuration import (
     Configuration,
     bindings,
-    find_gin_file,
     listed,
 )
 from framework.configuration.checking import check
@@ -242,20 +241,33 @@ def place(number: int) -> str:
     return f"trial-{number:04}"
 
 
-def _is_of_search(line: str) -> bool:
+def _is_of_search(line: str, macros: Collection[str] = ()) -> bool:
     """Whether a gin line is for the search, and not for the experiment.
+
+    Args:
+        line: of the command line.
+        macros: that the search alone has.
 
     Raises:
         UserError: it is for both.
     """
-    keys = [key_of(binding) for binding in parse([line]).bindings()]
-    found = {key is not None and key[1] in _SEARCH for key in keys}
+    found = {
+        (key_of(each) or ("", ""))[1] in _SEARCH
+        if each.name
+        else each.scope in macros
+        for each in parse([line]).bindings()
+    }
     if len(found) > 1:
         raise UserError(
             f"--gin_param={line!r} binds something of the search and "
             "something of the experiment. Expected a --gin_param for each."
         )
     return found == {True}
+
+
+def _macros(gin_file: str) -> set[str]:
+    text, _ = read(gin_file, ())
+    return {each.scope for each in text.bindings() if not each.name}
 
 
 def search_of(configuration: Configuration) -> Search:
@@ -309,9 +321,9 @@ def _read(
     workdir: str | None,
 ) -> Asked:
     """Both gin files, as far as they can be checked without data."""
-    of_search = [line for line in lines if _is_of_search(line)]
+    macros = _macros(space) - _macros(gin_file)
+    of_search = [line for line in lines if _is_of_search(line, macros)]
     own = tuple(line for line in lines if line not in of_search)
-    find_gin_file(space)
     # The experiment first: what it imports, the space may name.
     configuration = Configuration(gin_file, own, imports)
     name, text = configuration.name, configuration.asked

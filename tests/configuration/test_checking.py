@@ -195,11 +195,17 @@ def test_all_mistakes_are_told_at_once(in_tmp):
         ("train.seed = -1", "at least 0 and below 4.29497e+09"),
         (
             "train.class_weights = {'circle': 'much'}",
-            "expected a mapping, {'name': value}, each value a number, at",
+            "a mapping, {'name': value} (each value a number, at least 0) or",
         ),
         ("softmax_head.hidden = [-64]", "whole numbers, each at least 1, in"),
         ("train.class_weights = {[1]: 2}", "before a colon is a list"),
-        ("train.class_weights = {'a': 1, 'b': 2, 'a': 3}", "'a' is there twi"),
+        (
+            "train.class_weights = {\n'a': 1,\n'b': 2,\n'a': 3\n}",
+            "\"'a': 3\" can't be read: The key 'a' is there twice",
+        ),
+        ("train.class_weights = {1: 1, 1.0: 2}", "1.0 is there twice"),
+        ("softmax_head.hidden = (3 4)", "a comma or a bracket is missing"),
+        ("macro.value = 4", "nothing uses"),
         ("a/macro.valu = 3\ntrain.epochs = %a", "Did you mean 'value'"),
         ("train.epochs = %many", "Expected a line many = value."),
         ("classifier.augmentation = [@RandomHue()]", "is more than one"),
@@ -449,7 +455,7 @@ def test_no_false_alarm(own_parts, lines):
         ("classifier.image_size = %own.KIND", "image_size is 'files'"),
         (
             "train.class_weights = {'circle': %own.KIND}",
-            "class_weights is {'circle': 'files'}",
+            "class_weights is {'circle': %own.KIND}",
         ),
     ],
 )
@@ -534,6 +540,24 @@ def test_what_is_left_open_is_bound_by_others(in_tmp, left_open):
         "file, or with --gin_param."
     )
     Configuration("mine.gin", [f"{name} = 0.1"])
+
+
+def test_what_is_left_open_is_told_once():
+    message = told("train.phases = %gin.REQUIRED")
+    assert "is left open" in message and "replace it" not in message
+
+
+def test_each_mistake_with_an_unknown_name_is_told():
+    message = told(
+        "softmax_hed:\n  hidden = [64]\n  dropout = 0.5\n"
+        "softmax_hed.dropout = 0.5\nx/softmax_hed.dropout = 0.5"
+    )
+    assert message.count("nothing is called 'softmax_hed'") == 3
+
+
+def test_a_macro_is_no_constant(own_parts):
+    with pytest.raises(UserError, match=r"%SIZE is the constant own\.SIZE al"):
+        own_parts("SIZE = 3\ntrain.seed = %SIZE")
 
 
 def test_phases_and_epochs_exclude_each_other(in_tmp):
