@@ -321,7 +321,11 @@ def test_a_storage_that_can_not_be_had_is_refused(stand_in):
             quiet(storage=url)
 
 
-def test_trials_are_given_up_and_chosen_by_what_was_before(stand_in):
+def test_trials_are_given_up_and_chosen_by_what_was_before(
+    stand_in, monkeypatch
+):
+    # Also between a trial's end and that of its process.
+    monkeypatch.setattr(sweeping, "_BEAT", 0.0)
     stand_in()
     found = quiet(workers=2)
     states = [row["state"] for row in rows()]

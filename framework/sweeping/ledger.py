@@ -275,9 +275,10 @@ class Trial:
             )
 
     def beat(self) -> None:
-        """Leaves a sign of life, for other hosts."""
+        """Leaves a sign of life, for other hosts, while it is under way."""
         with self._ledger._exclusive():
-            self._trial.set_user_attr(_BEAT, secrets.token_hex(4))
+            if not self._frozen.state.is_finished():
+                self._trial.set_user_attr(_BEAT, secrets.token_hex(4))
 
     def complete(
         self, value: float, best_epoch: int, figures: list[float]
