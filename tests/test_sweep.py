@@ -474,7 +474,10 @@ def assert_each_was_done_once(in_tmp, lost, before):
     for number in range(8):
         place = in_tmp / "here" / f"trial-{number:04}"
         starts = len((place / "starts").read_text())
-        assert starts == (2 if number in [t.number for t in lost] else 1)
+        # What was lost may have been killed before it wrote that it starts.
+        assert starts in (
+            (1, 2) if number in [t.number for t in lost] else (1,)
+        )
         lines = (place / "bindings").read_text().splitlines()
         assert len(set(lines)) == 1
     for trial in before:
