@@ -123,15 +123,22 @@ def test_what_it_tells_of_one():
         describing.describe("tiny_cn")
 
 
-def test_the_command_line():
-    def command(flag):
-        return subprocess.run(
-            [sys.executable, "-m", "framework.main", flag],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+def command(flag):
+    return subprocess.run(
+        [sys.executable, "-m", "framework.main", flag],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
+
+@pytest.mark.slow
+def test_one_is_described_on_the_command_line():
+    done = command("--describe=softmax_head")
+    assert "softmax_head.dropout = " in done.stdout
+
+
+def test_the_command_line():
     done = command("--list")
     assert done.returncode == 0, done.stderr
     assert "efficientnet_lite0" in done.stdout and not done.stderr

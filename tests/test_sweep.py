@@ -327,15 +327,15 @@ def test_trials_are_given_up_and_chosen_by_what_was_before(
     # Also between a trial's end and that of its process.
     monkeypatch.setattr(sweeping, "_BEAT", 0.0)
     stand_in()
-    found = quiet(workers=2)
+    # With two workers, what another one has done can end a last epoch, too.
+    found = quiet()
     states = [row["state"] for row in rows()]
     assert len(states) == 12
     assert set(states) == {"complete", "given up"}
     complete = [r for r in rows() if r["state"] == "complete"]
     assert found.value == max(float(r["validation.accuracy"]) for r in complete)
     given_up = [r for r in rows() if r["state"] == "given up"]
-    # Beside another worker's, also in its last epoch.
-    assert any(r["epochs"] < "4" for r in given_up)
+    assert all(r["epochs"] < "4" for r in given_up)
     assert all(
         pathlib.Path("here", f"trial-{n:04}").is_dir() for n in range(12)
     )
@@ -464,20 +464,24 @@ def killed_midway(in_tmp):
     trials = study_in(in_tmp / "here").trials
     lost = [t for t in trials if t.state.name == "RUNNING"]
     assert lost
-    return lost, [t for t in trials if t.state.is_finished()]
+    # Some may have been killed before they wrote that they start.
+    begun = [t.number for t in lost if starts_of(in_tmp, t.number) == "x"]
+    return lost, begun, [t for t in trials if t.state.is_finished()]
 
 
-def assert_each_was_done_once(in_tmp, lost, before):
+def starts_of(in_tmp, number):
+    path = in_tmp / "here" / f"trial-{number:04}" / "starts"
+    return path.read_text() if path.exists() else ""
+
+
+def assert_each_was_done_once(in_tmp, lost, begun, before):
     found = study_in(in_tmp / "here").trials
     assert [t.number for t in found] == list(range(8))
     assert {t.state.name for t in found} <= {"COMPLETE", "PRUNED"}
     for number in range(8):
         place = in_tmp / "here" / f"trial-{number:04}"
-        starts = len((place / "starts").read_text())
-        # What was lost may have been killed before it wrote that it starts.
-        assert starts in (
-            (1, 2) if number in [t.number for t in lost] else (1,)
-        )
+        starts = len(starts_of(in_tmp, number))
+        assert starts == (2 if number in begun else 1)
         lines = (place / "bindings").read_text().splitlines()
         assert len(set(lines)) == 1
     for trial in before:
@@ -489,19 +493,19 @@ def assert_each_was_done_once(in_tmp, lost, before):
 
 def test_what_is_killed_is_gone_on_with(stand_in, in_tmp):
     stand_in("time.sleep(0.15)")
-    lost, before = killed_midway(in_tmp)
+    lost, begun, before = killed_midway(in_tmp)
     quiet(trials=8, workers=2)
-    assert_each_was_done_once(in_tmp, lost, before)
+    assert_each_was_done_once(in_tmp, lost, begun, before)
 
 
 @pytest.mark.slow
 def test_two_processes_go_on_with_the_same_sweep(stand_in, in_tmp):
     stand_in("time.sleep(0.3)")
-    lost, before = killed_midway(in_tmp)
+    lost, begun, before = killed_midway(in_tmp)
     with started(by_driver(in_tmp), stdout=subprocess.DEVNULL) as other:
         quiet(trials=8, workers=2)
         assert other.wait(60) == 0
-    assert_each_was_done_once(in_tmp, lost, before)
+    assert_each_was_done_once(in_tmp, lost, begun, before)
 
 
 @pytest.mark.slow
